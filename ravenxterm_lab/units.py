@@ -1,0 +1,83 @@
+"""Bytes, seconds and rates as a person reads them: the only place that formats them."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["format_bytes", "format_count", "format_rate", "format_seconds"]
+
+NOT_MEASURED = "not measured"
+_BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def format_bytes(count: float | None) -> str:
+    """Format a number of bytes with binary prefixes (IEC 80000-13).
+
+    Examples
+    --------
+    >>> format_bytes(98_362_432), format_bytes(512), format_bytes(None)
+    ('93.8 MiB', '512 B', 'not measured')
+    """
+    if count is None or not math.isfinite(count):
+        return NOT_MEASURED
+    value, sign = abs(float(count)), "-" if count < 0 else ""
+    for unit in _BINARY[:-1]:
+        if value < 1024 or (unit == "B" and value < 1024):
+            return f"{sign}{value:.0f} B" if unit == "B" else f"{sign}{value:.1f} {unit}"
+        value /= 1024
+    return f"{sign}{value:.1f} {_BINARY[-1]}"
+
+
+def format_seconds(seconds: float | None) -> str:
+    """Format a duration given in seconds.
+
+    Examples
+    --------
+    >>> format_seconds(0.0123), format_seconds(3.2), format_seconds(190)
+    ('12.3 ms', '3.20 s', '3 min 10 s')
+    """
+    if seconds is None or not math.isfinite(seconds):
+        return NOT_MEASURED
+    if seconds < 0:
+        return f"-{format_seconds(-seconds)}"
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.1f} ms" if seconds < 0.1 else f"{seconds * 1e3:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def format_rate(per_second: float | None, unit: str = "tok") -> str:
+    """Format a rate given per second.
+
+    Examples
+    --------
+    >>> format_rate(79.31), format_rate(3.5), format_rate(None)
+    ('79 tok/s', '3.5 tok/s', 'not measured')
+    """
+    if per_second is None or not math.isfinite(per_second):
+        return NOT_MEASURED
+    digits = 0 if abs(per_second) >= 10 else 1
+    return f"{per_second:,.{digits}f} {unit}/s"
+
+
+def format_count(count: float | None) -> str:
+    """Format a large count, such as a number of parameters, with SI suffixes.
+
+    Examples
+    --------
+    >>> format_count(134_515_008), format_count(8_030_261_248), format_count(12)
+    ('135M', '8.03B', '12')
+    """
+    if count is None or not math.isfinite(count):
+        return "unknown"
+    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if abs(count) >= limit:
+            return f"{count / limit:.3g}{suffix}"
+    return f"{count:.0f}"
