@@ -1,0 +1,21 @@
+"""FIT and SPEED: what a model will take on this machine, and how fast it will be.
+
+The one estimator: the registry, the selector, the loader and the views call it.
+"""
+
+from __future__ import annotations
+
+from ravenxterm_lab.estimation.memory import MemoryEstimate, estimate_memory, kv_cache_bytes
+from ravenxterm_lab.estimation.speed import SpeedEstimate, estimate_speed
+from ravenxterm_lab.estimation.verdict import SAFETY_FACTOR, Verdict, judge
+
+__all__ = [
+    "SAFETY_FACTOR",
+    "MemoryEstimate",
+    "SpeedEstimate",
+    "Verdict",
+    "estimate_memory",
+    "estimate_speed",
+    "judge",
+    "kv_cache_bytes",
+]

@@ -1,0 +1,150 @@
+"""What history says of each (model, task): sufficient statistics, computed by one SQL query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ravenxterm_lab.store import Store
+
+__all__ = ["CellEvidence", "Evidence"]
+
+#: Days after which a speed measurement counts half; machines and drivers change.
+SPEED_HALF_LIFE_DAYS = 14.0
+
+# Quality belongs to the model, so it is not tied to the hardware; speed, memory and failures are.
+# A thumb up or down arrives late and simply joins by execution; the latest one counts.
+_EVIDENCE_SQL = """
+WITH judged AS (
+    SELECT execution, arg_max(quality, ts) AS quality FROM feedback GROUP BY execution
+), runs AS (
+    SELECT
+        coalesce(e.fingerprint, e.model) AS model_key,
+        e.task,
+        e.success,
+        coalesce(e.hardware, $hardware) = $hardware AS here,
+        coalesce(j.quality, e.quality) AS quality,
+        CASE WHEN e.success AND e.throughput > 0 THEN ln(e.throughput) END AS ln_speed,
+        CASE WHEN e.success AND coalesce(e.tokens_out, e.latency * e.throughput) > 0
+             THEN ln(coalesce(e.tokens_out, e.latency * e.throughput)) END AS ln_work,
+        CASE WHEN e.success THEN e.time_to_first_token END AS first_token,
+        CASE WHEN e.success THEN e.peak_memory END AS peak_memory,
+        exp2(-greatest(date_diff('second', e.ts, CAST($now AS TIMESTAMP)), 0)
+             / ($half_life * 86400.0)) AS weight
+    FROM executions e
+    LEFT JOIN judged j ON j.execution = e.session || ':' || e.seq
+    WHERE e.task IS NOT NULL
+)
+SELECT
+    model_key,
+    task,
+    count(*) FILTER (here) AS runs,
+    count(*) FILTER (here AND success) AS succeeded,
+    count(*) FILTER (here AND NOT success) AS failed,
+    count(quality) AS quality_n,
+    avg(quality) AS quality_mean,
+    sum(weight) FILTER (here AND ln_speed IS NOT NULL) AS speed_n,
+    sum(weight * ln_speed) FILTER (here AND ln_speed IS NOT NULL)
+        / sum(weight) FILTER (here AND ln_speed IS NOT NULL) AS speed_mean,
+    count(ln_work) AS work_n,
+    avg(ln_work) AS work_mean,
+    avg(first_token) FILTER (here) AS first_token_mean,
+    max(peak_memory) FILTER (here) AS peak_memory
+FROM runs
+GROUP BY model_key, task
+"""
+
+_LOADS_SQL = """
+SELECT coalesce(fingerprint, model) AS model_key, median(seconds) AS seconds, count(*) AS n
+FROM loads
+WHERE success AND seconds IS NOT NULL AND coalesce(hardware, $hardware) = $hardware
+GROUP BY model_key
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class CellEvidence:
+    """Statistics of one model on one task.
+
+    ``*_n`` are (weighted) counts, ``*_mean`` means; speed is ln tokens/s, work is ln output
+    tokens (or items), seconds and bytes as everywhere.
+    """
+
+    runs: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    quality_n: float = 0.0
+    quality_mean: float | None = None
+    speed_n: float = 0.0
+    speed_mean: float | None = None
+    work_n: float = 0.0
+    work_mean: float | None = None
+    first_token_mean: float | None = None
+    peak_memory: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything that was measured, by (model key, task).
+
+    The model key is the fingerprint, or the name of a model that has none.
+    """
+
+    cells: Mapping[tuple[str, str], CellEvidence]
+    load_seconds: Mapping[str, float]
+
+    @classmethod
+    def none(cls) -> Evidence:
+        """Return the evidence of an empty history."""
+        return cls({}, {})
+
+    @classmethod
+    def from_store(cls, store: Store, *, hardware: str, now: str) -> Evidence:
+        """Read the statistics from the store.
+
+        Parameters
+        ----------
+        store : Store
+            Where executions, feedback and loads are.
+        hardware : str
+            Fingerprint of this machine; rows of unknown hardware count as measured here.
+        now : str
+            The moment (ISO 8601, UTC) from which the half-life counts back.
+        """
+        rows = store.sql(
+            _EVIDENCE_SQL,
+            {"hardware": hardware, "now": now, "half_life": SPEED_HALF_LIFE_DAYS},
+        ).fetchall()
+        cells = {}
+        for key, task, runs, ok, failed, qn, qm, sn, sm, wn, wm, first, peak in rows:
+            cells[key, task] = CellEvidence(
+                runs=runs,
+                succeeded=ok,
+                failed=failed,
+                quality_n=float(qn or 0),
+                quality_mean=qm,
+                speed_n=float(sn or 0),
+                speed_mean=sm,
+                work_n=float(wn or 0),
+                work_mean=wm,
+                first_token_mean=first,
+                peak_memory=peak,
+            )
+        loads = store.sql(_LOADS_SQL, {"hardware": hardware}).fetchall()
+        return cls(cells, {key: seconds for key, seconds, _ in loads})
+
+    def cell(self, key: str, task: str) -> CellEvidence:
+        """Return the statistics of one cell; empty ones when it was never run."""
+        return self.cells.get((key, task), CellEvidence())
+
+    def of_model(self, key: str) -> Iterator[CellEvidence]:
+        """Yield the cells of one model, over all tasks."""
+        return (cell for (model, _), cell in self.cells.items() if model == key)
+
+    def peak_memory(self, key: str) -> int | None:
+        """Return the largest peak (bytes) measured for a model here, or None."""
+        peaks = [cell.peak_memory for cell in self.of_model(key) if cell.peak_memory]
+        return max(peaks) if peaks else None

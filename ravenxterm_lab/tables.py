@@ -1,0 +1,119 @@
+"""Cards and tables as HTML and plain text: the one place that turns facts into a display.
+
+The HTML uses JupyterLab's CSS variables only, so it follows a live switch of the theme, and
+every value is escaped: names come from files that anyone may have made.
+"""
+
+from __future__ import annotations
+
+import html
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Card", "Displayed", "Table"]
+
+_TEXT = "var(--jp-content-font-color1, inherit)"
+_DIM = "var(--jp-content-font-color2, inherit)"
+_LINE = "var(--jp-border-color2, #bdbdbd)"
+_CARD_STYLE = (
+    f"border:1px solid {_LINE};border-radius:4px;padding:8px 12px;margin:4px 0;"
+    f"max-width:100%;overflow-x:auto;color:{_TEXT};"
+    "font-family:var(--jp-content-font-family, sans-serif);font-size:13px"
+)
+_CELL_STYLE = f"text-align:left;vertical-align:top;padding:2px 12px 2px 0;border:0;color:{_TEXT}"
+_HEAD_STYLE = f"{_CELL_STYLE};font-weight:600;border-bottom:1px solid {_LINE}"
+_MAX_TEXT_COLUMN = 60
+
+
+def _clean(value: object) -> str:
+    """Return a value as one printable line: control characters could forge rows or colours."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows under a header; every cell is shown as text."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[object]]
+
+    def html(self) -> str:
+        """Return a ``<table>`` with every cell escaped."""
+        head = "".join(
+            f'<th scope="col" style="{_HEAD_STYLE}">{html.escape(_clean(name))}</th>'
+            for name in self.header
+        )
+        body = "".join(
+            "<tr>"
+            + "".join(
+                f'<td style="{_CELL_STYLE}">{html.escape(_clean(value))}</td>' for value in row
+            )
+            + "</tr>"
+            for row in self.rows
+        )
+        return (
+            '<table style="border-collapse:collapse;margin:6px 0">'
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        )
+
+    def text(self) -> str:
+        """Return aligned columns; the last one may be long, others are cut at 60 characters."""
+        lines = [[_clean(value) for value in row] for row in [self.header, *self.rows]]
+        last = len(self.header) - 1
+        cut = [
+            [
+                cell
+                if column == last or len(cell) <= _MAX_TEXT_COLUMN
+                else cell[: _MAX_TEXT_COLUMN - 1] + "…"
+                for column, cell in enumerate(line)
+            ]
+            for line in lines
+        ]
+        widths = [max(len(line[column]) for line in cut) for column in range(last + 1)]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in cut
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A title, one sentence below it, and tables."""
+
+    title: str
+    note: str = ""
+    tables: Sequence[Table] = ()
+
+    def html(self) -> str:
+        """Return the card as HTML."""
+        note = ""
+        if self.note:
+            note = f'<div style="color:{_DIM}">{html.escape(_clean(self.note))}</div>'
+        tables = "".join(table.html() for table in self.tables)
+        title = html.escape(_clean(self.title))
+        return f'<div style="{_CARD_STYLE}"><strong>{title}</strong>{note}{tables}</div>'
+
+    def text(self) -> str:
+        """Return the card as plain text."""
+        blocks = [_clean(self.title), _clean(self.note), *(table.text() for table in self.tables)]
+        return "\n".join(block for block in blocks if block)
+
+
+class Displayed:
+    """Mixin: an object that shows itself as a card, in a notebook and as text."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def _card(self) -> Card: ...
+
+    def __str__(self) -> str:
+        return self._card().text()
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        card = self._card()
+        return {"text/html": card.html(), "text/plain": card.text()}
