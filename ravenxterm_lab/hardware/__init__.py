@@ -1,0 +1,37 @@
+"""PROFILE: what this machine has, and what of it this process may really use.
+
+`HardwareProfile.detect` reads once; `take_sample` looks at the loads. Nothing here raises for
+what cannot be read: it becomes None with a note that names the field, the reason and the remedy.
+"""
+
+from __future__ import annotations
+
+from ravenxterm_lab.hardware.bandwidth import BandwidthMeasurement, measure_bandwidth
+from ravenxterm_lab.hardware.cgroup import CgroupReading, CpuQuota, MemoryLimit, read_cgroup
+from ravenxterm_lab.hardware.devices import GpuDevice, GpuSample, NpuDevice
+from ravenxterm_lab.hardware.fake_nvml import FakeGpu, FakeNvml
+from ravenxterm_lab.hardware.monitor import HardwareSample, take_sample
+from ravenxterm_lab.hardware.nvidia import NvidiaReading, gpu_bandwidth, read_nvidia
+from ravenxterm_lab.hardware.nvml import nvml_session
+from ravenxterm_lab.hardware.profile import HardwareProfile
+
+__all__ = [
+    "BandwidthMeasurement",
+    "CgroupReading",
+    "CpuQuota",
+    "FakeGpu",
+    "FakeNvml",
+    "GpuDevice",
+    "GpuSample",
+    "HardwareProfile",
+    "HardwareSample",
+    "MemoryLimit",
+    "NpuDevice",
+    "NvidiaReading",
+    "gpu_bandwidth",
+    "measure_bandwidth",
+    "nvml_session",
+    "read_cgroup",
+    "read_nvidia",
+    "take_sample",
+]

@@ -1,0 +1,81 @@
+"""System memory that this process may use: the smaller of the machine's and the group's limit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from ravenxterm_lab.hardware.cgroup import CgroupReading, read_cgroup
+from ravenxterm_lab.units import format_bytes
+
+__all__ = ["MemoryFacts", "read_memory"]
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFacts:
+    """Memory in bytes.
+
+    Attributes
+    ----------
+    total, available : int
+        What this process may use at most, and what of it is free or reclaimable now.
+    limit_source : str
+        What sets ``total``: ``"machine"``, ``"cgroup v2"`` or ``"cgroup v1"``.
+    swap_total : int
+        Swap of the machine.
+    notes : tuple of str
+        The limit that binds, and what could not be read.
+    """
+
+    total: int
+    available: int
+    limit_source: str
+    swap_total: int
+    notes: tuple[str, ...] = ()
+
+
+def read_memory(root: Path = Path("/"), cgroup: CgroupReading | None = None) -> MemoryFacts:
+    """Read the memory of the machine and of the control group.
+
+    Parameters
+    ----------
+    root : Path
+        Stands in for ``/``.
+    cgroup : CgroupReading, optional
+        A reading that is at hand already.
+    """
+    reading = read_cgroup(root) if cgroup is None else cgroup
+    total, available, swap = _machine(root)
+    source, notes = "machine", list(reading.notes)
+    limit = reading.memory
+    if limit is not None:
+        if limit.limit < total:
+            source = limit.version
+            notes.append(
+                f"{limit.version} limits this process to {format_bytes(limit.limit)} of the "
+                f"machine's {format_bytes(total)} of memory ({limit.path})."
+            )
+            total = limit.limit
+        available = min(available, total if limit.available is None else limit.available)
+    return MemoryFacts(total, min(available, total), source, swap, tuple(notes))
+
+
+def _machine(root: Path) -> tuple[int, int, int]:
+    # psutil warns, and tests turn warnings into errors, where a container hides parts of /proc;
+    # the three lines that matter here are read directly, and psutil answers elsewhere.
+    values = {}
+    try:
+        text = (root / "proc/meminfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        text = ""
+    for line in text.splitlines():
+        key, _, rest = line.partition(":")
+        words = rest.split()
+        if words and words[0].isdecimal():
+            values[key] = int(words[0]) * 1024
+    if "MemTotal" in values and "MemAvailable" in values:
+        return values["MemTotal"], values["MemAvailable"], values.get("SwapTotal", 0)
+    memory = psutil.virtual_memory()
+    return memory.total, memory.available, psutil.swap_memory().total

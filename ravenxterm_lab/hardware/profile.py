@@ -1,0 +1,288 @@
+"""The machine as a model sees it: one frozen profile."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ravenxterm_lab.hardware.amd import read_sysfs_gpus
+from ravenxterm_lab.hardware.bandwidth import memory_bandwidth
+from ravenxterm_lab.hardware.cgroup import read_cgroup
+from ravenxterm_lab.hardware.cpu import read_cpu
+from ravenxterm_lab.hardware.memory import read_memory
+from ravenxterm_lab.hardware.npu import apple_gpu, read_npus
+from ravenxterm_lab.hardware.nvidia import read_nvidia
+from ravenxterm_lab.hardware.show import as_html, as_text
+from ravenxterm_lab.metadata import HardwareType
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ravenxterm_lab.hardware.devices import GpuDevice, NpuDevice
+
+__all__ = ["HardwareProfile"]
+
+_QUARTER_GIB = 1 << 28
+
+
+@dataclass(frozen=True, slots=True)
+class HardwareProfile:
+    """What this process may use of the machine. Sizes are in bytes.
+
+    Attributes
+    ----------
+    cpu_architecture : str
+        Such as ``"x86_64"`` or ``"arm64"``.
+    cpu_name : str or None
+        The maker's name for the processor.
+    cpu_cores, cpu_threads : int
+        Physical cores and logical CPUs that this process may use, under its affinity and its
+        control group's quota; ``notes`` say which limit binds.
+    instruction_sets : tuple of str
+        Those that inference engines care about, such as ``("avx2", "fma")``.
+    total_memory, available_memory : int
+        The smaller of the machine's and the container's limit (bytes).
+    memory_limit_source : str
+        What sets ``total_memory``: ``"machine"``, ``"cgroup v2"`` or ``"cgroup v1"``.
+    swap_total : int
+        Bytes of swap.
+    memory_bandwidth : float or None
+        Bytes per second, read and written together, measured (see `measure_bandwidth`).
+    gpu_devices : tuple of GpuDevice
+        All that the drivers list.
+    npu_devices : tuple of NpuDevice
+        All that the kernel lists.
+    notes : tuple of str
+        What could not be read, why, and the remedy.
+    root : Path
+        The file system that was read; ``/`` except in tests.
+
+    Examples
+    --------
+    >>> from ravenxterm_lab import HardwareProfile
+    >>> profile = HardwareProfile.detect(measure_bandwidth=False)
+    >>> 0 < profile.available_memory <= profile.total_memory
+    True
+    """
+
+    cpu_architecture: str
+    cpu_name: str | None
+    cpu_cores: int
+    cpu_threads: int
+    instruction_sets: tuple[str, ...]
+    total_memory: int
+    available_memory: int
+    memory_limit_source: str = "machine"
+    swap_total: int = 0
+    memory_bandwidth: float | None = None
+    gpu_devices: tuple[GpuDevice, ...] = ()
+    npu_devices: tuple[NpuDevice, ...] = ()
+    notes: tuple[str, ...] = ()
+    root: Path = field(default=Path("/"), repr=False, compare=False)
+
+    @classmethod
+    def detect(
+        cls,
+        *,
+        cache_dir: Path | None = None,
+        nvml: Any = None,
+        measure_bandwidth: bool = True,
+        root: Path = Path("/"),
+    ) -> HardwareProfile:
+        """Read the machine.
+
+        Nothing is raised for what cannot be read; it is left out and told in ``notes``.
+
+        Parameters
+        ----------
+        cache_dir : Path, optional
+            Where the measured bandwidth is remembered; without it, for this process only.
+        nvml : object, optional
+            Stands in for ``pynvml``, such as `FakeNvml`.
+        measure_bandwidth : bool
+            Measure the memory's bandwidth if it is not remembered (under one second).
+        root : Path
+            Stands in for ``/`` where files of ``/proc``, ``/sys`` and ``/dev`` are read.
+        """
+        cgroup = read_cgroup(root)
+        cpu = read_cpu(root, cgroup.cpu)
+        memory = read_memory(root, cgroup)
+        nvidia = read_nvidia(nvml)
+        npus, npu_notes = read_npus(root)
+        gpus = [*nvidia.devices, *read_sysfs_gpus(root, len(nvidia.devices))]
+        apple = apple_gpu(platform.system(), platform.machine(), cpu.name)
+        # No Mac with Apple silicon has an NVIDIA driver, so its absence says nothing there.
+        nvidia_notes = nvidia.notes if apple is None else ()
+        if apple is not None:
+            gpus.append(apple)
+        profile = cls(
+            cpu_architecture=cpu.architecture,
+            cpu_name=cpu.name,
+            cpu_cores=cpu.cores,
+            cpu_threads=cpu.threads,
+            instruction_sets=cpu.instruction_sets,
+            total_memory=memory.total,
+            available_memory=memory.available,
+            memory_limit_source=memory.limit_source,
+            swap_total=memory.swap_total,
+            gpu_devices=tuple(gpus),
+            npu_devices=npus,
+            notes=(
+                *cpu.notes,
+                *memory.notes,
+                *nvidia_notes,
+                *_visibility(nvidia.devices),
+                *npu_notes,
+            ),
+            root=root,
+        )
+        if not measure_bandwidth:
+            return profile
+        measured, notes = memory_bandwidth(
+            # A GPU that comes or goes does not change the speed of the system's memory.
+            replace(profile, gpu_devices=(), npu_devices=()).fingerprint,
+            cpu.threads,
+            cache_dir=cache_dir,
+            last_level_cache=cpu.last_level_cache,
+            available=memory.available,
+        )
+        return replace(
+            profile,
+            memory_bandwidth=None if measured is None else measured.bytes_per_second,
+            notes=(*profile.notes, *notes),
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that stay the same while the hardware does.
+
+        They follow from the processor, what this process may use of it, the memory (to the
+        nearest 256 MiB, since a kernel update moves it by a little) and the devices; never
+        from loads, clocks, driver versions or free memory.
+        """
+        facts = {
+            "cpu": [self.cpu_architecture, self.cpu_name, self.cpu_cores, self.cpu_threads],
+            "instructions": list(self.instruction_sets),
+            "memory": round(self.total_memory / _QUARTER_GIB),
+            "gpus": [
+                [gpu.hardware.value, gpu.name, gpu.uuid, gpu.total_memory, gpu.unified_memory]
+                for gpu in self.gpu_devices
+            ],
+            "npus": [[npu.name, npu.driver] for npu in self.npu_devices],
+        }
+        text = json.dumps(facts, sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
+
+    @property
+    def devices(self) -> tuple[HardwareType, ...]:
+        """Kinds of device that a model can be placed on here, GPUs first, always with the CPU.
+
+        A GPU counts when its memory is known or shared with the system.
+        """
+        kinds = [gpu.hardware for gpu in self.gpu_devices if gpu.unified_memory or gpu.total_memory]
+        return (*dict.fromkeys(kinds), HardwareType.CPU)
+
+    def memory_for(self, device: HardwareType | str) -> tuple[int | None, int | None]:
+        """Return the total and the available memory of one kind of device (bytes).
+
+        Several GPUs of a kind are summed, since engines split a model over them. Devices
+        that share the system's memory answer with it, together once: never add it to the
+        CPU's (see `shares_memory`).
+
+        Parameters
+        ----------
+        device : HardwareType or str
+            Such as ``"cuda"``.
+
+        Returns
+        -------
+        tuple of int or None
+            ``(0, 0)`` when there is no such device; None for a figure that is not available.
+        """
+        kind = HardwareType(device)
+        if kind is HardwareType.CPU:
+            return self.total_memory, self.available_memory
+        gpus = [gpu for gpu in self.gpu_devices if gpu.hardware is kind]
+        own = [gpu for gpu in gpus if not gpu.unified_memory]
+        total = _sum([gpu.total_memory for gpu in own])
+        available = _sum([gpu.available_memory for gpu in own])
+        if len(own) == len(gpus):
+            return total, available
+        return (
+            None if total is None else total + self.total_memory,
+            None if available is None else available + self.available_memory,
+        )
+
+    def shares_memory(self, device: HardwareType | str) -> bool:
+        """Say whether a kind of device uses the system's memory (always true of the CPU)."""
+        kind = HardwareType(device)
+        return kind is HardwareType.CPU or any(
+            gpu.unified_memory for gpu in self.gpu_devices if gpu.hardware is kind
+        )
+
+    def refreshed(self, *, nvml: Any = None) -> HardwareProfile:
+        """Return this profile with the memory, loads and temperatures of now.
+
+        The processor and the memory's bandwidth are not looked at again.
+
+        Parameters
+        ----------
+        nvml : object, optional
+            Stands in for ``pynvml``.
+        """
+        memory = read_memory(self.root)
+        notes = list(self.notes)
+        gpus: list[GpuDevice] = []
+        nvidia = [gpu for gpu in self.gpu_devices if gpu.hardware is HardwareType.CUDA]
+        if nvidia:
+            reading = read_nvidia(nvml)
+            if len(reading.devices) == len(nvidia):
+                gpus += reading.devices
+            else:
+                gpus += [_stale(gpu) for gpu in nvidia]
+                reason = " ".join(reading.notes) or f"NVML now lists {len(reading.devices)}."
+                notes.append(f"The NVIDIA GPUs could not be read again. {reason}")
+        rest = [gpu for gpu in self.gpu_devices if gpu.hardware is not HardwareType.CUDA]
+        if rest:
+            again = {gpu.index: gpu for gpu in read_sysfs_gpus(self.root, len(nvidia))}
+            gpus += [again.get(gpu.index, gpu) for gpu in rest]
+        return replace(
+            self,
+            total_memory=memory.total,
+            available_memory=memory.available,
+            memory_limit_source=memory.limit_source,
+            swap_total=memory.swap_total,
+            gpu_devices=tuple(gpus),
+            notes=tuple(dict.fromkeys([*notes, *memory.notes])),
+        )
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:  # noqa: ARG002 - IPython's signature
+        return {"text/plain": as_text(self), "text/html": as_html(self)}
+
+
+def _sum(values: Sequence[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _stale(gpu: GpuDevice) -> GpuDevice:
+    return replace(gpu, available_memory=None, utilization=None, temperature=None, power=None)
+
+
+def _visibility(gpus: Sequence[GpuDevice]) -> tuple[str, ...]:
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None or not gpus:
+        return ()
+    note = (
+        f"CUDA_VISIBLE_DEVICES={chosen!r} decides which of these {len(gpus)} GPUs a CUDA program "
+        "sees; NVML lists them all."
+    )
+    return (note,)

@@ -1,0 +1,93 @@
+"""A hardware profile as text and as HTML. The colours are JupyterLab's own."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from ravenxterm_lab.units import format_bytes
+
+if TYPE_CHECKING:
+    from ravenxterm_lab.hardware.devices import GpuDevice
+    from ravenxterm_lab.hardware.profile import HardwareProfile
+
+__all__ = ["as_html", "as_text"]
+
+_NOT_AVAILABLE = "not available"
+
+
+def as_text(profile: HardwareProfile) -> str:
+    """Return the profile as aligned lines."""
+    rows = _rows(profile)
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name:<{width}}  {value}" for name, value in rows]
+    lines += [f"note: {note}" for note in _notes(profile)]
+    return "\n".join(lines)
+
+
+def as_html(profile: HardwareProfile) -> str:
+    """Return the profile as a table; every text that comes from the machine is escaped."""
+    cell = "text-align:left;padding:2px 12px 2px 0;vertical-align:top"
+    rows = "".join(
+        f'<tr><th scope="row" style="{cell};color:var(--jp-ui-font-color2)">{escape(name)}</th>'
+        f'<td style="{cell}">{escape(value)}</td></tr>'
+        for name, value in _rows(profile)
+    )
+    notes = "".join(f"<li>{escape(note)}</li>" for note in _notes(profile))
+    notes = f'<ul style="color:var(--jp-ui-font-color2);margin:4px 0">{notes}</ul>' if notes else ""
+    return (
+        '<div style="color:var(--jp-ui-font-color1);font-family:var(--jp-ui-font-family)">'
+        f'<table style="border-collapse:collapse">{rows}</table>{notes}</div>'
+    )
+
+
+def _rows(profile: HardwareProfile) -> list[tuple[str, str]]:
+    bandwidth = profile.memory_bandwidth
+    free, total = format_bytes(profile.available_memory), format_bytes(profile.total_memory)
+    rows = [
+        ("Processor", f"{profile.cpu_name or 'name not told'} ({profile.cpu_architecture})"),
+        ("Cores", f"{profile.cpu_cores} cores, {profile.cpu_threads} threads usable"),
+        ("Instructions", " ".join(profile.instruction_sets) or _NOT_AVAILABLE),
+        ("Memory", f"{free} free of {total} (limit: {profile.memory_limit_source})"),
+        ("Swap", format_bytes(profile.swap_total) if profile.swap_total else "none"),
+        (
+            "Bandwidth",
+            format_bytes(bandwidth) if bandwidth is None else f"{format_bytes(bandwidth)}/s",
+        ),
+    ]
+    rows += [(f"GPU {gpu.index}", _gpu(gpu)) for gpu in profile.gpu_devices]
+    if not profile.gpu_devices:
+        rows.append(("GPU", "none found"))
+    for npu in profile.npu_devices:
+        rows.append(("NPU", f"{npu.name} ({npu.path}, driver {npu.driver or 'not told'})"))
+    return rows
+
+
+def _gpu(gpu: GpuDevice) -> str:
+    if gpu.unified_memory:
+        memory = "shares the system's memory"
+    elif gpu.total_memory is None:
+        memory = f"memory {_NOT_AVAILABLE}"
+    else:
+        free = gpu.available_memory
+        memory = f"{format_bytes(gpu.total_memory)}"
+        if free is not None:
+            memory = f"{format_bytes(free)} free of {memory}"
+    parts = [gpu.name or "name not told", gpu.hardware.value, memory]
+    if gpu.memory_bandwidth is not None:
+        parts.append(f"at most {format_bytes(gpu.memory_bandwidth)}/s")
+    if gpu.utilization is not None:
+        parts.append(f"{gpu.utilization:.0%} busy")
+    if gpu.temperature is not None:
+        parts.append(f"{gpu.temperature:.0f} °C")
+    if gpu.power is not None:
+        limit = "" if gpu.power_limit is None else f" of {gpu.power_limit:.0f}"
+        parts.append(f"{gpu.power:.0f}{limit} W")
+    return ", ".join(parts)
+
+
+def _notes(profile: HardwareProfile) -> list[str]:
+    return [
+        *profile.notes,
+        *(f"GPU {gpu.index}: {note}" for gpu in profile.gpu_devices for note in gpu.notes),
+    ]
