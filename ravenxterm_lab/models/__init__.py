@@ -1,0 +1,36 @@
+"""The seed document's API: registry, selector, manager, and the types that they speak in."""
+
+from __future__ import annotations
+
+from ravenxterm_lab.hardware import HardwareProfile
+from ravenxterm_lab.metadata import HardwareType, ModelMetadata, ModelType
+from ravenxterm_lab.models.history import PerformanceHistory
+from ravenxterm_lab.models.manager import ModelManager
+from ravenxterm_lab.models.registry import ModelRegistry, ScanReport
+from ravenxterm_lab.models.running import RunReport
+from ravenxterm_lab.models.selector import AdaptiveModelSelector
+from ravenxterm_lab.models.status import ResourceUsage, SystemStatus
+from ravenxterm_lab.models.workbench import Workbench
+from ravenxterm_lab.preferences import AccuracyPreference, PerformancePreference, UserPreferences
+from ravenxterm_lab.selection import Recommendation, Recommendations
+
+__all__ = [
+    "AccuracyPreference",
+    "AdaptiveModelSelector",
+    "HardwareProfile",
+    "HardwareType",
+    "ModelManager",
+    "ModelMetadata",
+    "ModelRegistry",
+    "ModelType",
+    "PerformanceHistory",
+    "PerformancePreference",
+    "Recommendation",
+    "Recommendations",
+    "ResourceUsage",
+    "RunReport",
+    "ScanReport",
+    "SystemStatus",
+    "UserPreferences",
+    "Workbench",
+]

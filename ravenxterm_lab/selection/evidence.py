@@ -31,7 +31,6 @@ WITH judged AS (
         CASE WHEN e.success AND coalesce(e.tokens_out, e.latency * e.throughput) > 0
              THEN ln(coalesce(e.tokens_out, e.latency * e.throughput)) END AS ln_work,
         CASE WHEN e.success THEN e.time_to_first_token END AS first_token,
-        CASE WHEN e.success THEN e.peak_memory END AS peak_memory,
         exp2(-greatest(date_diff('second', e.ts, CAST($now AS TIMESTAMP)), 0)
              / ($half_life * 86400.0)) AS weight
     FROM executions e
@@ -51,10 +50,18 @@ SELECT
         / sum(weight) FILTER (here AND ln_speed IS NOT NULL) AS speed_mean,
     count(ln_work) AS work_n,
     avg(ln_work) AS work_mean,
-    avg(first_token) FILTER (here) AS first_token_mean,
-    max(peak_memory) FILTER (here) AS peak_memory
+    avg(first_token) FILTER (here) AS first_token_mean
 FROM runs
 GROUP BY model_key, task
+"""
+
+# Memory depends on the engine's settings (the context above all), so a peak holds for them only.
+_PEAKS_SQL = """
+SELECT coalesce(fingerprint, model) AS model_key, coalesce(settings, '') AS settings,
+       max(peak_memory) AS peak
+FROM executions
+WHERE success AND peak_memory > 0 AND coalesce(hardware, $hardware) = $hardware
+GROUP BY ALL
 """
 
 _LOADS_SQL = """
@@ -83,23 +90,32 @@ class CellEvidence:
     work_n: float = 0.0
     work_mean: float | None = None
     first_token_mean: float | None = None
-    peak_memory: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything that was measured, by (model key, task).
+    """Everything that was measured.
 
     The model key is the fingerprint, or the name of a model that has none.
+
+    Attributes
+    ----------
+    cells : mapping of (model key, task) to CellEvidence
+        Executions.
+    peaks : mapping of (model key, engine settings) to int
+        Largest measured memory, bytes.
+    load_seconds : mapping of model key to float
+        Median load time.
     """
 
     cells: Mapping[tuple[str, str], CellEvidence]
+    peaks: Mapping[tuple[str, str], int]
     load_seconds: Mapping[str, float]
 
     @classmethod
     def none(cls) -> Evidence:
         """Return the evidence of an empty history."""
-        return cls({}, {})
+        return cls({}, {}, {})
 
     @classmethod
     def from_store(cls, store: Store, *, hardware: str, now: str) -> Evidence:
@@ -119,7 +135,7 @@ class Evidence:
             {"hardware": hardware, "now": now, "half_life": SPEED_HALF_LIFE_DAYS},
         ).fetchall()
         cells = {}
-        for key, task, runs, ok, failed, qn, qm, sn, sm, wn, wm, first, peak in rows:
+        for key, task, runs, ok, failed, qn, qm, sn, sm, wn, wm, first in rows:
             cells[key, task] = CellEvidence(
                 runs=runs,
                 succeeded=ok,
@@ -131,10 +147,14 @@ class Evidence:
                 work_n=float(wn or 0),
                 work_mean=wm,
                 first_token_mean=first,
-                peak_memory=peak,
             )
         loads = store.sql(_LOADS_SQL, {"hardware": hardware}).fetchall()
-        return cls(cells, {key: seconds for key, seconds, _ in loads})
+        peaks = store.sql(_PEAKS_SQL, {"hardware": hardware}).fetchall()
+        return cls(
+            cells,
+            {(key, settings): peak for key, settings, peak in peaks},
+            {key: seconds for key, seconds, _ in loads},
+        )
 
     def cell(self, key: str, task: str) -> CellEvidence:
         """Return the statistics of one cell; empty ones when it was never run."""
@@ -143,8 +163,3 @@ class Evidence:
     def of_model(self, key: str) -> Iterator[CellEvidence]:
         """Yield the cells of one model, over all tasks."""
         return (cell for (model, _), cell in self.cells.items() if model == key)
-
-    def peak_memory(self, key: str) -> int | None:
-        """Return the largest peak (bytes) measured for a model here, or None."""
-        peaks = [cell.peak_memory for cell in self.of_model(key) if cell.peak_memory]
-        return max(peaks) if peaks else None

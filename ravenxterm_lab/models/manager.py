@@ -1,0 +1,521 @@
+"""The manager: a thin façade over registry, selector, pool and store."""
+
+from __future__ import annotations
+
+import shutil
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from ravenxterm_lab.estimation import estimate_memory
+from ravenxterm_lab.exceptions import PreferenceError, RequirementError
+from ravenxterm_lab.hardware import take_sample
+from ravenxterm_lab.metadata import ModelMetadata
+from ravenxterm_lab.models.history import PerformanceHistory, read_history
+from ravenxterm_lab.models.registry import ModelRegistry, ScanReport
+from ravenxterm_lab.models.running import (
+    RunReport,
+    TrackedRun,
+    no_suitable_model,
+    run_selection,
+)
+from ravenxterm_lab.models.selector import AdaptiveModelSelector
+from ravenxterm_lab.models.status import ResourceUsage, SystemStatus
+from ravenxterm_lab.models.workbench import Workbench
+from ravenxterm_lab.preferences import UserPreferences
+from ravenxterm_lab.requirements import TaskRequirements, normalize_task
+from ravenxterm_lab.runtimes import LoadReport, ModelPool
+from ravenxterm_lab.store import ExecutionId
+from ravenxterm_lab.tables import Card, Displayed
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from ravenxterm_lab.exceptions import RuntimeFailureError
+    from ravenxterm_lab.models.messages import MessageLog
+    from ravenxterm_lab.runtimes import LoadOptions, Runtime
+    from ravenxterm_lab.selection import Recommendations, WhyNot
+    from ravenxterm_lab.store import QueryResult, Store
+
+__all__ = ["ModelManager"]
+
+
+class ModelManager(Displayed):
+    """Everything in one place: models, preferences, selection, execution, history.
+
+    Parameters
+    ----------
+    models_dir : path, sequence of paths, or None
+        As for ``ModelRegistry``; None means the well-known stores.
+    home : path, optional
+        Overrides ``RAVENXTERM_HOME``.
+    preferences : UserPreferences, optional
+        Instead of the saved ones; they are saved when they are next updated.
+    seed : int, optional
+        Seeds the exploration of ``run``.
+    workbench : Workbench, optional
+        Shared tools; by default those of the home in this process.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> manager = ModelManager(home=tempfile.mkdtemp(), models_dir=tempfile.mkdtemp())
+    >>> manager.update_preferences(performance_mode="speed").performance_mode
+    <PerformancePreference.SPEED: 'speed'>
+    """
+
+    def __init__(
+        self,
+        models_dir: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+        *,
+        home: str | os.PathLike[str] | None = None,
+        preferences: UserPreferences | None = None,
+        seed: int | None = None,
+        workbench: Workbench | None = None,
+    ) -> None:
+        self._bench = workbench or Workbench.shared(home)
+        self._preferences = preferences or self._saved_preferences()
+        self.registry = ModelRegistry(
+            models_dir, preferences=self._preferences, workbench=self._bench
+        )
+        self.selector = AdaptiveModelSelector(self._preferences, seed=seed, workbench=self._bench)
+        self.selector.resident = self._resident
+        # The pool's threads must not keep a forgotten manager, and its models, alive.
+        me = weakref.ref(self)
+        self.pool = ModelPool(
+            budget=lambda: manager._load_budget() if (manager := me()) else 0,
+            estimate=self._estimate_load,
+            keep_alive=lambda: manager.preferences.keep_alive_seconds if (manager := me()) else 0.0,
+            on_load=self._record_load,
+        )
+        weakref.finalize(self, self.pool.close)
+
+    # -- preferences -------------------------------------------------------------------------
+
+    @property
+    def preferences(self) -> UserPreferences:
+        """The preferences in force (change them with ``update_preferences``)."""
+        return self._preferences
+
+    def update_preferences(self, **changes: Any) -> UserPreferences:
+        """Change preferences: validated together, saved, and in force at once.
+
+        Parameters
+        ----------
+        **changes
+            Fields of ``UserPreferences``.
+
+        Raises
+        ------
+        PreferenceError
+            On an unknown field or a bad value; nothing changes then. A home that cannot be
+            written is a message: the change holds for this process.
+        """
+        updated = self._preferences.updated(**changes)
+        difference = self._preferences.diff(updated)
+        self._preferences = updated
+        self.registry.use_preferences(updated)
+        self.selector.preferences = updated
+        for name, (old, new) in difference.items():
+            self._bench.record("preference_changes", field=name, old=old, new=new)
+        try:
+            updated.save(self._bench.paths.preferences)
+        except PreferenceError as error:
+            self.messages.add("warning", "preferences", f"In force, but not saved: {error}")
+        return updated
+
+    def _saved_preferences(self) -> UserPreferences:
+        path = self._bench.paths.preferences
+        if not path.exists():
+            return UserPreferences.get_defaults()
+        try:
+            return UserPreferences.load(path)
+        except PreferenceError as error:
+            self.messages.add("warning", "preferences", f"The defaults apply: {error}")
+            return UserPreferences.get_defaults()
+
+    # -- models and selection ----------------------------------------------------------------
+
+    @property
+    def messages(self) -> MessageLog:
+        """Warnings and system messages of this process."""
+        return self._bench.messages
+
+    @property
+    def store(self) -> Store:
+        """The metric store."""
+        return self._bench.store
+
+    def scan(self, *, progress: bool = False) -> ScanReport:
+        """Look at the model directories again (see ``ModelRegistry.scan``)."""
+        return self.registry.scan(progress=progress)
+
+    def get_model_recommendations(
+        self,
+        task_type: str,
+        requirements: Mapping[str, Any] | TaskRequirements | None = None,
+        top_k: int | None = None,
+    ) -> Recommendations:
+        """Rank the models for a task, best first, with reasons; nothing is run or recorded.
+
+        Raises
+        ------
+        RequirementError
+            On an unknown task or requirement.
+        """
+        return self.selector.get_recommended_models(
+            self.registry.available_models, task_type, top_k, requirements=requirements
+        )
+
+    def optimize_model_selection(
+        self,
+        task_type: str,
+        requirements: Mapping[str, Any] | TaskRequirements | None = None,
+    ) -> ModelMetadata:
+        """Choose the best model for a task.
+
+        Raises
+        ------
+        NoSuitableModelError
+            (A ``LookupError``.) It lists every candidate and why it fell out.
+        RequirementError
+            On an unknown task or requirement.
+        """
+        ranked = self.selector.select(
+            self.registry.available_models, task_type, requirements, explore=False
+        ).ranked
+        if not ranked:
+            raise no_suitable_model(ranked, [])
+        return ranked[0].model
+
+    def why_not(self, name: str) -> WhyNot:
+        """Say why a model was not first in the last ranking (see ``AdaptiveModelSelector``)."""
+        return self.selector.why_not(name)
+
+    # -- execution ---------------------------------------------------------------------------
+
+    def run(
+        self,
+        task_type: str,
+        inputs: Any,
+        requirements: Mapping[str, Any] | TaskRequirements | None = None,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        on_token: Callable[[str], None] | None = None,
+        timeout: float | None = None,
+    ) -> RunReport:
+        """Select a model, load it, run it, and record the execution.
+
+        A load or a run that fails is recorded, becomes a message, and the next candidate is
+        tried.
+
+        Parameters
+        ----------
+        task_type : str
+            Such as ``"text_generation"`` or ``"embedding"``.
+        inputs : object
+            What the task takes: a prompt, chat messages, a list of texts, arrays by name.
+        requirements : mapping or TaskRequirements, optional
+            Hard constraints.
+        parameters : mapping, optional
+            For the engine, such as ``{"max_tokens": 64}``.
+        on_token : callable, optional
+            Called with each piece of text as it comes.
+        timeout : float, optional
+            Seconds for the run itself.
+
+        Returns
+        -------
+        RunReport
+            With ``output``, the counters, the reasons and the attempts.
+
+        Raises
+        ------
+        NoSuitableModelError
+            If no candidate is left.
+        RequirementError
+            On an unknown task, requirement or parameter, or input of the wrong kind.
+        """
+        wanted = TaskRequirements.parse(requirements, task_type)
+        selection = self.selector.select(self.registry.available_models, requirements=wanted)
+        return run_selection(
+            self._bench,
+            self.pool,
+            selection,
+            inputs,
+            parameters=parameters,
+            on_token=on_token,
+            timeout=timeout,
+        )
+
+    def track(self, model: ModelMetadata | str, *, task_type: str | None = None) -> TrackedRun:
+        """Measure a block of your own code and record it as an execution of ``model``.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> manager = ModelManager(home=tempfile.mkdtemp(), models_dir=tempfile.mkdtemp())
+        >>> with manager.track("my-model", task_type="text_generation") as run:
+        ...     run.metrics["tokens_out"] = 12
+        >>> manager.sql("SELECT model, tokens_out FROM executions").fetchall()
+        [('my-model', 12)]
+        """
+        return TrackedRun(
+            lambda metrics: self.record_execution_metrics(model, metrics, task_type=task_type)
+        )
+
+    def record_execution_metrics(
+        self,
+        model: ModelMetadata | str,
+        metrics: Mapping[str, Any],
+        *,
+        task_type: str | None = None,
+    ) -> ExecutionId | None:
+        """Record one execution that happened elsewhere.
+
+        Parameters
+        ----------
+        model : ModelMetadata or str
+            A name that is not registered is accepted and marked as external.
+        metrics : mapping
+            Known keys: ``latency`` (s), ``throughput`` (tokens/s or items/s),
+            ``memory_efficiency`` (0–1), ``success`` (bool), ``time_to_first_token`` (s),
+            ``tokens_in``, ``tokens_out``, ``peak_memory`` (bytes), ``energy`` (J),
+            ``quality`` (0–1), ``error`` (str). Any other key is kept and can be queried.
+        task_type : str, optional
+            By default the only or first task of the model.
+
+        Returns
+        -------
+        ExecutionId or None
+            None, with a message, when the store cannot be written.
+
+        Raises
+        ------
+        MetricError
+            On a bad value; nothing is written.
+        """
+        known = model if isinstance(model, ModelMetadata) else None
+        if not isinstance(model, (ModelMetadata, str)):
+            raise RequirementError(
+                f"model must be a ModelMetadata or a name, got {model!r}. select_model returns "
+                "None when no model meets the requirements; see manager.messages."
+            )
+        if isinstance(model, str) and model in self.registry.available_models:
+            known = self.registry.available_models[model]
+        task = normalize_task(task_type) if task_type else None
+        if task is None and known is not None and known.task_types:
+            task = known.task_types[0]
+        return self._bench.record_execution(
+            model=known.name if known else str(model),
+            fingerprint=known.fingerprint if known else None,
+            task=task,
+            hardware=self._bench.hardware.fingerprint,
+            external=known is None,
+            metrics=metrics,
+        )
+
+    def feedback(self, run: RunReport | ExecutionId | str, quality: float, note: str = "") -> None:
+        """Judge an execution, now or later; the latest judgement counts.
+
+        Parameters
+        ----------
+        run : RunReport, ExecutionId or str
+            The execution.
+        quality : float
+            0 (useless) to 1 (perfect).
+        note : str
+            Kept beside it.
+
+        Raises
+        ------
+        RequirementError
+            If the run was not recorded, or the quality is not within 0–1.
+        """
+        identity = run.execution if isinstance(run, RunReport) else run
+        if identity is None:
+            raise RequirementError("That run was not recorded, so it cannot be judged.")
+        number = isinstance(quality, (int, float)) and not isinstance(quality, bool)
+        if not number or not 0 <= quality <= 1:
+            raise RequirementError(f"quality must be between 0 and 1, got {quality!r}.")
+        if isinstance(identity, str):
+            identity = ExecutionId.parse(identity)
+        self._bench.record(
+            "feedback", execution=str(identity), quality=float(quality), note=note or None
+        )
+
+    # -- history and state -------------------------------------------------------------------
+
+    def get_model_performance_history(self, name: str | ModelMetadata) -> PerformanceHistory:
+        """Return what was recorded of a model within ``history_window_days``.
+
+        Raises
+        ------
+        UnknownModelError
+            If the name is neither registered nor recorded; it suggests the nearest.
+        """
+        if isinstance(name, ModelMetadata):
+            name = name.name
+        return read_history(
+            self.store,
+            name,
+            self.registry.available_models.get(name),
+            known=self.registry.available_models,
+            days=self._preferences.history_window_days,
+            now=self._bench.now(),
+        )
+
+    def sql(
+        self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None
+    ) -> QueryResult:
+        """Run one read-only query over everything recorded so far by every process.
+
+        Parameters
+        ----------
+        query : str
+            One SELECT (or FROM, WITH, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN) in DuckDB's SQL.
+        params : sequence or mapping, optional
+            For ``?`` or ``$name``.
+
+        Returns
+        -------
+        QueryResult
+            ``.pl()``, ``.df()``, ``.to_arrow_table()``, ``.fetchall()``; holds no connection.
+
+        Raises
+        ------
+        QueryError
+            If it is not one read-only statement, or DuckDB refuses it.
+        """
+        return self.store.sql(query, params)
+
+    def get_resource_usage(self) -> ResourceUsage:
+        """Return what is loaded, the bytes that each really holds, budget, headroom, live load."""
+        loaded = self.pool.resident()
+        machine = self._bench.machine(self._preferences)
+        used = sum(item.memory.total for item in loaded)
+        return ResourceUsage(
+            loaded=tuple(loaded),
+            memory_used_by_models=used,
+            memory_budget=machine.budget,
+            memory_headroom=max(min(machine.budget - used, machine.available), 0),
+            cache_bytes=_directory_bytes(self._bench.paths.cache),
+            store_bytes=_directory_bytes(self._bench.paths.store),
+            sample=take_sample(),
+        )
+
+    def get_system_status(self) -> SystemStatus:
+        """Return the state of models, runtimes, hardware, memory, store and messages."""
+        models = self.registry.available_models
+        return SystemStatus(
+            models=len(models),
+            models_bytes=sum(model.size_bytes for model in models.values()),
+            runtimes={
+                runtime.name: version
+                for runtime in self._bench.runtimes
+                if (version := runtime.version())
+            },
+            hardware=self.registry.hardware_profile,
+            resources=self.get_resource_usage(),
+            store=self.store.info(),
+            home=self._bench.paths.home,
+            messages=tuple(self.messages[-10:]),
+        )
+
+    def cleanup_resources(self) -> int:
+        """Unload idle models, prune caches above the threshold, and move pending rows.
+
+        Returns
+        -------
+        int
+            Bytes freed, in memory and on disk together, as measured; a message itemises them.
+        """
+        memory = self.pool.unload_idle()
+        cache = self._bench.paths.cache
+        held = _directory_bytes(cache)
+        pruned = 0
+        if held > self._preferences.auto_cleanup_threshold_bytes:
+            shutil.rmtree(cache, ignore_errors=True)
+            pruned = held - _directory_bytes(cache)
+        before = _directory_bytes(self._bench.paths.store)
+        self.store.ingest_now()
+        spool = max(before - _directory_bytes(self._bench.paths.store), 0)
+        self.messages.add(
+            "info",
+            "cleanup",
+            f"Freed {memory:,} bytes of memory, {pruned:,} of caches, {spool:,} of the store.",
+        )
+        return memory + pruned + spool
+
+    def close(self) -> None:
+        """Unload every model. The manager can be used again afterwards."""
+        self.pool.unload_idle()
+
+    def _card(self) -> Card:
+        return self.get_system_status()._card()
+
+    def __repr__(self) -> str:
+        return f"<ModelManager: {self.registry!r}, home {self._bench.paths.home}>"
+
+    # -- what the pool asks and tells ----------------------------------------------------------
+
+    def _resident(self) -> tuple[frozenset[str], int]:
+        loaded = self.pool.resident()
+        idle = sum(item.memory.anonymous_bytes for item in loaded if not item.in_use)
+        return frozenset(item.model.name for item in loaded), idle
+
+    def _load_budget(self) -> int:
+        machine = self._bench.machine(self._preferences)
+        held = sum(item.memory.anonymous_bytes for item in self.pool.resident())
+        return min(machine.budget, machine.available + held)
+
+    def _estimate_load(self, model: ModelMetadata, options: LoadOptions) -> int | None:
+        return estimate_memory(
+            model,
+            context_length=options.context_length,
+            kv_type=options.kv_type,
+            instruction_sets=self._bench.hardware.instruction_sets,
+        ).total_bytes
+
+    def _record_load(
+        self,
+        model: ModelMetadata,
+        runtime: Runtime,
+        options: LoadOptions,
+        outcome: LoadReport | RuntimeFailureError,
+        predicted: int | None,
+    ) -> None:
+        fields: dict[str, Any] = {
+            "model": model.name,
+            "fingerprint": model.fingerprint,
+            "runtime": runtime.name,
+            "device": options.device.value,
+            "settings": options.settings,
+            "hardware": self._bench.hardware.fingerprint,
+            "predicted_bytes": predicted,
+        }
+        if isinstance(outcome, LoadReport):
+            fields.update(
+                success=True,
+                seconds=outcome.seconds,
+                memory_bytes=outcome.memory_bytes,
+                anonymous_bytes=outcome.anonymous_bytes,
+                file_bytes=outcome.file_bytes,
+                buffers=dict(outcome.buffers),
+            )
+        else:
+            fields.update(success=False, failure=outcome.kind.value, error=str(outcome))
+        self._bench.record("loads", **fields)
+
+
+def _directory_bytes(directory: Path) -> int:
+    """Return the bytes that files below a directory take on disk (0 when it does not exist)."""
+    total = 0
+    for path in directory.rglob("*"):
+        try:
+            status = path.lstat()
+        except OSError:
+            continue  # another process removed it meanwhile
+        total += status.st_blocks * 512
+    return total

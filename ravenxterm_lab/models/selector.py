@@ -1,0 +1,365 @@
+"""The adaptive selector: filters, ranks by the current preferences and history, and explains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from ravenxterm_lab.estimation import MemoryEstimate, estimate_memory, estimate_speed
+from ravenxterm_lab.exceptions import RequirementError, StoreError
+from ravenxterm_lab.metadata import HardwareType, ModelMetadata, ModelType
+from ravenxterm_lab.models.workbench import Workbench
+from ravenxterm_lab.preferences import UserPreferences
+from ravenxterm_lab.requirements import TaskRequirements
+from ravenxterm_lab.runtimes import LoadOptions
+from ravenxterm_lab.selection import (
+    Arm,
+    Decision,
+    Evidence,
+    Machine,
+    Recommendations,
+    Rejection,
+    WhyNot,
+    decide,
+    model_key,
+    recommend,
+    reject_by_facts,
+    reject_by_measurement,
+)
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+__all__ = ["AdaptiveModelSelector", "Selection"]
+
+#: Tokens of context that a text model is loaded with unless more are asked for.
+DEFAULT_CONTEXT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A recorded decision.
+
+    Attributes
+    ----------
+    id : str or None
+        Its key in the tables ``selections`` and ``candidates``; None when nothing recorded it.
+    ranked : Recommendations
+        In the order in which the candidates are to be tried.
+    options : mapping of str to LoadOptions
+        How each would be loaded, by model name.
+    """
+
+    id: str | None
+    ranked: Recommendations
+    options: Mapping[str, LoadOptions]
+
+
+class AdaptiveModelSelector:
+    """Ranks models for a task under a person's preferences, learning from their history.
+
+    Parameters
+    ----------
+    preferences : UserPreferences, optional
+        Read anew at every call, so that a change takes effect at once.
+    seed : int, optional
+        Seeds the exploration; without it the system's entropy does.
+    home : path, optional
+        Overrides ``RAVENXTERM_HOME``.
+    workbench : Workbench, optional
+        Shared tools; by default those of the home in this process.
+
+    Notes
+    -----
+    Exploration happens only in ``select`` (an execution follows); what is merely shown is
+    ranked at the posterior means, and is the same every time.
+    """
+
+    def __init__(
+        self,
+        preferences: UserPreferences | None = None,
+        *,
+        seed: int | None = None,
+        home: str | os.PathLike[str] | None = None,
+        workbench: Workbench | None = None,
+    ) -> None:
+        import numpy as np
+
+        self.preferences = preferences or UserPreferences.get_defaults()
+        self._bench = workbench or Workbench.shared(home)
+        self._rng = np.random.default_rng(seed)
+        #: Set by the manager: names of the models that are loaded now, and idle bytes.
+        self.resident: Callable[[], tuple[frozenset[str], int]] = lambda: (frozenset(), 0)
+        self._last: Recommendations | None = None
+
+    def get_recommended_models(
+        self,
+        available_models: Mapping[str, ModelMetadata] | Sequence[ModelMetadata],
+        task_type: str | None = None,
+        top_k: int | None = None,
+        *,
+        requirements: Mapping[str, Any] | TaskRequirements | None = None,
+    ) -> Recommendations:
+        """Rank models, best first, without exploring.
+
+        Parameters
+        ----------
+        available_models : mapping or sequence of ModelMetadata
+            The candidates.
+        task_type : str, optional
+            Such as ``"text_generation"``; Hugging Face spellings are accepted.
+        top_k : int, optional
+            Return at most this many (1 or more); the rejected ones are kept all the same.
+        requirements : mapping or TaskRequirements, optional
+            Hard constraints.
+
+        Returns
+        -------
+        Recommendations
+            A sequence; each item unpacks as ``model, score``.
+
+        Raises
+        ------
+        RequirementError
+            On an unknown task or requirement, a bad value, or a bad ``top_k``.
+        """
+        if top_k is not None and (
+            isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1
+        ):
+            raise RequirementError(f"top_k must be a whole number of 1 or more, got {top_k!r}.")
+        wanted = TaskRequirements.parse(requirements, task_type)
+        ranked, _ = self._rank(_models(available_models), wanted, explore=False)
+        self._last = ranked
+        return ranked if top_k is None else ranked[:top_k]
+
+    def select(
+        self,
+        available_models: Mapping[str, ModelMetadata] | Sequence[ModelMetadata],
+        task_type: str | None = None,
+        requirements: Mapping[str, Any] | TaskRequirements | None = None,
+        *,
+        explore: bool = True,
+    ) -> Selection:
+        """Choose a model, and record the decision with all its candidates.
+
+        Parameters
+        ----------
+        available_models, task_type, requirements
+            As for ``get_recommended_models``.
+        explore : bool
+            Set it when an execution follows: a seeded posterior draw then orders the
+            candidates (never across a constraint). Ignored when
+            ``enable_adaptive_selection`` is off.
+        """
+        wanted = TaskRequirements.parse(requirements, task_type)
+        explore = explore and self.preferences.enable_adaptive_selection
+        ranked, options = self._rank(_models(available_models), wanted, explore=explore)
+        self._last = ranked
+        return Selection(self._record(ranked, wanted), ranked, options)
+
+    def why_not(self, name: str) -> WhyNot:
+        """Say why a model is not first in the last ranking, and what would change that.
+
+        Raises
+        ------
+        RequirementError
+            If nothing was ranked yet.
+        UnknownModelError
+            If the model was not a candidate.
+        """
+        if self._last is None:
+            raise RequirementError("Nothing was ranked yet; call get_recommended_models first.")
+        return self._last.why_not(name)
+
+    def _evidence(self) -> Evidence:
+        if not self.preferences.enable_adaptive_selection:
+            return Evidence.none()
+        try:
+            return Evidence.from_store(
+                self._bench.store,
+                hardware=self._bench.hardware.fingerprint,
+                now=self._bench.now(),
+            )
+        except StoreError as error:
+            self._bench.messages.add(
+                "warning", "store", f"Ranked from priors alone, history cannot be read: {error}"
+            )
+            return Evidence.none()
+
+    def _rank(
+        self, models: Sequence[ModelMetadata], wanted: TaskRequirements, *, explore: bool
+    ) -> tuple[Recommendations, dict[str, LoadOptions]]:
+        task = wanted.task_type or _common_task(models)
+        evidence = self._evidence()
+        loaded, reclaimable = self.resident()
+        machine = self._bench.machine(self.preferences, reclaimable=reclaimable)
+        options = {model.name: self._options(model, wanted, machine) for model in models}
+        memory = {
+            model.name: self._memory(model, options[model.name], evidence, machine)
+            for model in models
+        }
+        rejected: list[Rejection] = []
+        arms: list[Arm] = []
+        for model in models:
+            reason = reject_by_facts(model, wanted, memory[model.name], machine)
+            if reason is not None:
+                rejected.append(reason)
+            else:
+                arms.append(self._arm(model, memory[model.name], options[model.name], loaded))
+        if not arms:
+            return Recommendations([], rejected, task), options
+        decision = self._decide(arms, task, evidence, machine, explore=explore)
+        late = self._reject_late(decision, wanted)
+        if late:
+            rejected += late
+            gone = {item.model.name for item in late}
+            arms = [arm for arm in arms if arm.model.name not in gone]
+            if not arms:
+                return Recommendations([], rejected, task), options
+            decision = self._decide(arms, task, evidence, machine, explore=explore)
+        items = recommend(decision, [memory[arm.model.name] for arm in decision.arms])
+        return Recommendations(items, rejected, task), options
+
+    def _decide(
+        self, arms: list[Arm], task: str, evidence: Evidence, machine: Machine, *, explore: bool
+    ) -> Decision:
+        import numpy as np
+
+        # Only an exploring decision moves the generator on; a display is the same every time.
+        rng = self._rng if explore else np.random.default_rng(0)
+        return decide(
+            arms,
+            task,
+            evidence,
+            self.preferences,
+            budget_bytes=machine.budget,
+            explore=explore,
+            rng=rng,
+        )
+
+    @staticmethod
+    def _reject_late(decision: Decision, wanted: TaskRequirements) -> list[Rejection]:
+        import numpy as np
+
+        rejections = [
+            reject_by_measurement(
+                arm.model,
+                wanted,
+                latency=float(decision.latency[index]),
+                rate=float(np.exp(decision.ln_speed.mean[index])),
+                quality=decision.cells[index].quality_mean,
+            )
+            for index, arm in enumerate(decision.arms)
+        ]
+        return [rejection for rejection in rejections if rejection is not None]
+
+    def _options(
+        self, model: ModelMetadata, wanted: TaskRequirements, machine: Machine
+    ) -> LoadOptions:
+        usable = [device for device in machine.devices if device in model.preferred_hardware]
+        if wanted.required_hardware:
+            usable = [device for device in usable if device in wanted.required_hardware]
+        context = None
+        if model.model_type is ModelType.GGUF:
+            context = max(DEFAULT_CONTEXT, wanted.min_context_length or 0)
+            context = min(context, model.context_length or context)
+        return LoadOptions(device=usable[0] if usable else HardwareType.CPU, context_length=context)
+
+    def _memory(
+        self, model: ModelMetadata, options: LoadOptions, evidence: Evidence, machine: Machine
+    ) -> MemoryEstimate:
+        return estimate_memory(
+            model,
+            context_length=options.context_length,
+            kv_type=options.kv_type,
+            instruction_sets=self._bench.hardware.instruction_sets,
+            budget_bytes=machine.limit,
+            measured_bytes=evidence.peaks.get((model_key(model), options.settings)),
+        )
+
+    def _arm(
+        self,
+        model: ModelMetadata,
+        memory: MemoryEstimate,
+        options: LoadOptions,
+        loaded: frozenset[str],
+    ) -> Arm:
+        bandwidth = self._bench.hardware.memory_bandwidth
+        for gpu in self._bench.hardware.gpu_devices:
+            if gpu.hardware is options.device and gpu.memory_bandwidth:
+                bandwidth = gpu.memory_bandwidth
+        speed = estimate_speed(model, memory_bandwidth=bandwidth, device=options.device)
+        assert memory.total_bytes is not None  # the filter rejected what is unknown
+        return Arm(
+            model=model,
+            memory_bytes=memory.total_bytes,
+            decode_rate=speed.decode_rate or 10.0,
+            first_token_seconds=speed.time_to_first_token,
+            load_seconds=speed.load_seconds,
+            resident=model.name in loaded,
+        )
+
+    def _record(self, ranked: Recommendations, wanted: TaskRequirements) -> str | None:
+        chosen = ranked[0] if ranked else None
+        identity = uuid4().hex
+        done = self._bench.record(
+            "selections",
+            selection=identity,
+            task=ranked.task,
+            chosen=chosen.model.name if chosen else None,
+            fingerprint=chosen.model.fingerprint if chosen else None,
+            probability=chosen.probability_chosen if chosen else None,
+            policy="thompson" if self.preferences.enable_adaptive_selection else "static",
+            requirements=wanted.as_dict(),
+            preferences=self.preferences.model_dump(mode="json"),
+            reason=chosen.explain() if chosen else "no candidate met the constraints",
+        )
+        if done is None:
+            return None
+        for item in ranked:
+            self._bench.record(
+                "candidates",
+                selection=identity,
+                model=item.model.name,
+                fingerprint=item.model.fingerprint,
+                rank=item.rank,
+                score=item.score,
+                feasible=True,
+                reason=item.evidence,
+                parts={part.name: part.contribution for part in item.parts},
+            )
+        for rejection in ranked.rejected:
+            self._bench.record(
+                "candidates",
+                selection=identity,
+                model=rejection.model.name,
+                fingerprint=rejection.model.fingerprint,
+                feasible=False,
+                reason=str(rejection),
+            )
+        return identity
+
+
+def _models(
+    given: Mapping[str, ModelMetadata] | Sequence[ModelMetadata],
+) -> list[ModelMetadata]:
+    models = list(given.values()) if isinstance(given, Mapping) else list(given)
+    for model in models:
+        if not isinstance(model, ModelMetadata):
+            raise RequirementError(
+                f"available_models holds {model!r}; it must hold ModelMetadata, as "
+                "ModelRegistry.available_models does."
+            )
+    return models
+
+
+def _common_task(models: Sequence[ModelMetadata]) -> str:
+    """Return the task that most candidates can do, for a ranking that names none."""
+    counts: dict[str, int] = {}
+    for model in models:
+        for task in model.task_types:
+            counts[task] = counts.get(task, 0) + 1
+    return max(sorted(counts), key=lambda task: counts[task]) if counts else "text_generation"

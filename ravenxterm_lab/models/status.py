@@ -1,0 +1,129 @@
+"""What is going on now: the snapshots behind ``get_system_status`` and ``get_resource_usage``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ravenxterm_lab.tables import Card, Displayed, Table
+from ravenxterm_lab.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ravenxterm_lab.hardware import HardwareProfile, HardwareSample
+    from ravenxterm_lab.models.messages import Message
+    from ravenxterm_lab.runtimes import Resident
+    from ravenxterm_lab.store import StoreInfo
+
+__all__ = ["ResourceUsage", "SystemStatus"]
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceUsage(Displayed):
+    """Memory and load now, all in bytes unless said otherwise.
+
+    Attributes
+    ----------
+    loaded : tuple of Resident
+        Loaded models with the bytes that each really holds (anonymous and file-backed apart).
+    memory_used_by_models : int
+        Their sum.
+    memory_budget : int
+        ``max_memory_usage`` × what this process may really use.
+    memory_headroom : int
+        What another load may take now: the smaller of budget and free memory.
+    cache_bytes : int
+        Caches on disk below the home.
+    store_bytes : int
+        The DuckDB file and its spool.
+    sample : HardwareSample
+        CPU, RAM and GPU at this moment.
+    """
+
+    loaded: tuple[Resident, ...]
+    memory_used_by_models: int
+    memory_budget: int
+    memory_headroom: int
+    cache_bytes: int
+    store_bytes: int
+    sample: HardwareSample
+
+    def _card(self) -> Card:
+        rows = [
+            [
+                item.model.name,
+                item.runtime,
+                format_bytes(item.memory.anonymous_bytes),
+                format_bytes(item.memory.file_bytes),
+                "in use" if item.in_use else f"idle for {format_seconds(item.idle_seconds)}",
+            ]
+            for item in self.loaded
+        ]
+        note = (
+            f"models hold {format_bytes(self.memory_used_by_models)} of a budget of "
+            f"{format_bytes(self.memory_budget)}; headroom {format_bytes(self.memory_headroom)}; "
+            f"CPU {self.sample.cpu_percent:.0f}%, "
+            f"RAM free {format_bytes(self.sample.memory_available)}; "
+            f"store {format_bytes(self.store_bytes)}, caches {format_bytes(self.cache_bytes)}"
+        )
+        header = ["loaded model", "runtime", "own memory", "mapped from file", "state"]
+        tables = [Table(header, rows)] if rows else []
+        return Card("Resources", note if rows else f"No model is loaded; {note}", tables)
+
+
+@dataclass(frozen=True, slots=True)
+class SystemStatus(Displayed):
+    """The state of everything, at one moment.
+
+    Attributes
+    ----------
+    models : int
+        Registered models.
+    models_bytes : int
+        On disk (bytes).
+    runtimes : mapping of str to str
+        Installed runtimes and their versions.
+    hardware : HardwareProfile
+        With the memory that is free now.
+    resources : ResourceUsage
+        Loaded models, budget, caches, live load.
+    store : StoreInfo
+        Rows, bytes, pending rows.
+    home : Path
+        Where everything is written.
+    messages : tuple of Message
+        The last ten.
+    """
+
+    models: int
+    models_bytes: int
+    runtimes: dict[str, str]
+    hardware: HardwareProfile
+    resources: ResourceUsage
+    store: StoreInfo
+    home: Path
+    messages: tuple[Message, ...]
+
+    def _card(self) -> Card:
+        profile = self.hardware
+        gpus = ", ".join(gpu.name or "unnamed GPU" for gpu in profile.gpu_devices)
+        runtimes = ", ".join(f"{name} {version}" for name, version in self.runtimes.items())
+        total = format_bytes(profile.total_memory)
+        free = format_bytes(profile.available_memory)
+        loaded = ", ".join(item.model.name for item in self.resources.loaded) or "none"
+        rows = [
+            ["models", f"{self.models}, {format_bytes(self.models_bytes)} on disk"],
+            ["loaded", loaded],
+            ["CPU", f"{profile.cpu_name or profile.cpu_architecture}, {profile.cpu_cores} cores"],
+            ["memory", f"{free} of {total} free ({profile.memory_limit_source})"],
+            ["GPU", gpus or "none found"],
+            ["budget", format_bytes(self.resources.memory_budget)],
+            ["runtimes", runtimes or 'none; pip install "ravenxterm-lab[runtimes]"'],
+            ["history", f"{self.store.rows.get('executions', 0):,} executions"],
+            ["home", str(self.home)],
+        ]
+        tables = [Table(["system", "now"], rows)]
+        if self.messages:
+            tables.append(Table(["messages"], [[str(message)] for message in self.messages]))
+        return Card("RavenXTerm Lab", "", tables)

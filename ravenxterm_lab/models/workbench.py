@@ -1,0 +1,131 @@
+"""What registry, selector and manager share in one process: store, hardware, runtimes, messages."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ravenxterm_lab.config import Paths, paths
+from ravenxterm_lab.exceptions import StoreError
+from ravenxterm_lab.hardware import HardwareProfile
+from ravenxterm_lab.models.messages import MessageLog
+from ravenxterm_lab.runtimes import Runtime, installed_runtimes
+from ravenxterm_lab.selection import Machine
+from ravenxterm_lab.store import ExecutionId, Store
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from ravenxterm_lab.preferences import UserPreferences
+
+__all__ = ["Workbench"]
+
+
+class Workbench:
+    """The shared tools of one ``RAVENXTERM_HOME`` in this process.
+
+    Nothing is read, measured or written before it is needed.
+
+    Parameters
+    ----------
+    home : path, optional
+        Overrides ``RAVENXTERM_HOME``.
+    hardware : HardwareProfile, optional
+        Instead of detecting it.
+    runtimes : sequence of Runtime, optional
+        Instead of those that are installed.
+    """
+
+    _shared: ClassVar[dict[Path, Workbench]] = {}
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(
+        self,
+        home: str | os.PathLike[str] | None = None,
+        *,
+        hardware: HardwareProfile | None = None,
+        runtimes: Sequence[Runtime] | None = None,
+    ) -> None:
+        self.paths: Paths = paths(home)
+        self.store = Store(self.paths.store)
+        self.messages = MessageLog(self.store)
+        if hardware is not None:
+            self.hardware = hardware
+        if runtimes is not None:
+            self.runtimes = tuple(runtimes)
+
+    @classmethod
+    def shared(cls, home: str | os.PathLike[str] | None = None) -> Workbench:
+        """Return the one workbench of this home in this process."""
+        root = paths(home).home
+        with cls._lock:
+            if root not in cls._shared:
+                cls._shared[root] = cls(root)
+            return cls._shared[root]
+
+    @cached_property
+    def hardware(self) -> HardwareProfile:
+        """The hardware, detected once; its bandwidth is cached below the home."""
+        return HardwareProfile.detect(cache_dir=self.paths.cache)
+
+    @cached_property
+    def runtimes(self) -> tuple[Runtime, ...]:
+        """The installed runtimes; one that cannot be imported becomes a message."""
+        found, notes = installed_runtimes()
+        for note in notes:
+            self.messages.add("warning", "runtimes", note)
+        return found
+
+    def runtime(self, name: str) -> Runtime:
+        """Return an installed runtime by its name."""
+        return next(runtime for runtime in self.runtimes if runtime.name == name)
+
+    def machine(self, preferences: UserPreferences, *, reclaimable: int = 0) -> Machine:
+        """Return what the constraint filter needs to know of the hardware now.
+
+        Parameters
+        ----------
+        preferences : UserPreferences
+            For the order of the devices and the share of the memory.
+        reclaimable : int
+            Bytes of idle models that could be unloaded.
+        """
+        profile = self.hardware.refreshed()
+        present = profile.devices
+        return Machine(
+            devices=tuple(d for d in preferences.preferred_devices if d in present),
+            total=profile.total_memory,
+            available=profile.available_memory + reclaimable,
+            budget=int(profile.total_memory * preferences.max_memory_usage),
+        )
+
+    def record(self, table: str, **fields: Any) -> ExecutionId | None:
+        """Record an event; a store that fails becomes a message, and the work goes on."""
+        try:
+            return self.store.record(table, **fields)
+        except StoreError as error:
+            self.messages.add("warning", "store", f"Not recorded: {error}")
+            return None
+
+    def record_execution(self, *, metrics: Mapping[str, Any], **context: Any) -> ExecutionId | None:
+        """Record an execution; a store that fails becomes a message, and the work goes on.
+
+        Raises
+        ------
+        MetricError
+            If a metric has a bad value.
+        """
+        try:
+            return self.store.record_execution(metrics=metrics, **context)
+        except StoreError as error:
+            self.messages.add("warning", "store", f"Not recorded: {error}")
+            return None
+
+    @staticmethod
+    def now() -> str:
+        """Return the moment as ISO 8601 in UTC, as SQL casts it to a TIMESTAMP."""
+        return datetime.now(UTC).replace(tzinfo=None).isoformat(sep=" ")
