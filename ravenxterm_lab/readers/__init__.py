@@ -1,0 +1,21 @@
+"""READ: what a model file says of itself, from its header alone, bounded and never executed."""
+
+from __future__ import annotations
+
+from ravenxterm_lab.readers.base import FileFacts, Reader, TensorSignature
+from ravenxterm_lab.readers.dispatch import READERS, read_facts, reader_for
+from ravenxterm_lab.readers.fingerprint import fingerprint
+from ravenxterm_lab.readers.model_config import ModelConfig, read_config, with_config
+
+__all__ = [
+    "FileFacts",
+    "ModelConfig",
+    "READERS",
+    "Reader",
+    "TensorSignature",
+    "fingerprint",
+    "read_config",
+    "read_facts",
+    "reader_for",
+    "with_config",
+]

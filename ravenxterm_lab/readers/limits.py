@@ -1,0 +1,104 @@
+"""Every cap that a reader puts on what a file claims, in one place.
+
+A cap is far above what real models need and far below what would hurt. A count is checked
+against its cap *and* against the bytes that are left in the file before anything is allocated.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ARCHIVE_DIRECTORY_BYTES",
+    "ARCHIVE_MEMBERS",
+    "ARCHIVE_RATIO",
+    "CARD_BYTES",
+    "CONFIG_BYTES",
+    "DIMENSIONS",
+    "ELEMENTS",
+    "GGUF_ARRAY_DEPTH",
+    "GGUF_ARRAY_ITEMS",
+    "GGUF_HEADER_BYTES",
+    "GGUF_KEEP_ITEMS",
+    "GGUF_KEEP_STRING",
+    "GGUF_KEYS",
+    "GGUF_KEY_BYTES",
+    "GGUF_TENSORS",
+    "GGUF_TENSOR_NAME_BYTES",
+    "INDEX_BYTES",
+    "JSON_VALUES",
+    "LAYERS",
+    "ONNX_DEPTH",
+    "ONNX_FIELDS",
+    "ONNX_STRING",
+    "ONNX_TENSORS",
+    "PICKLE_BYTES",
+    "PICKLE_MEMBERS",
+    "PICKLE_OPCODES",
+    "PICKLE_STACK",
+    "PICKLE_STRING",
+    "SAFETENSORS_HEADER_BYTES",
+    "TEXT",
+]
+
+_MIB = 1024 * 1024
+
+#: Bytes of a GGUF header (everything before the tensor data). The largest known are near 30 MiB.
+GGUF_HEADER_BYTES = 256 * _MIB
+#: Key-value pairs; real files have fewer than 100.
+GGUF_KEYS = 16_384
+#: Bytes of one key, from the specification of GGUF.
+GGUF_KEY_BYTES = 65_535
+#: Tensors; the largest mixtures of experts have about 60,000 before stacking.
+GGUF_TENSORS = 262_144
+#: Bytes of one tensor's name; ggml itself allows 64.
+GGUF_TENSOR_NAME_BYTES = 1024
+#: Items of all arrays together; a large tokenizer has two million.
+GGUF_ARRAY_ITEMS = 16_000_000
+#: Arrays within arrays.
+GGUF_ARRAY_DEPTH = 3
+#: An array of numbers up to this length is kept (one number for each layer), a longer one counted.
+GGUF_KEEP_ITEMS = 4096
+#: A string up to this many bytes is kept, a longer one (a chat template) skipped.
+GGUF_KEEP_STRING = 4096
+
+#: Bytes of a safetensors header, from the format's own library.
+SAFETENSORS_HEADER_BYTES = 100_000_000
+#: Values in one JSON document: bounds the memory that parsing takes.
+JSON_VALUES = 4_000_000
+#: Bytes of a ``config.json`` and its like.
+CONFIG_BYTES = 4 * _MIB
+#: Bytes of a shard index.
+INDEX_BYTES = 32 * _MIB
+#: Bytes of a model card that are looked at for its front matter.
+CARD_BYTES = 64 * 1024
+
+#: Protobuf messages within messages (nested graphs included).
+ONNX_DEPTH = 48
+#: Protobuf fields of one ONNX file; bounds the time.
+ONNX_FIELDS = 3_000_000
+#: Bytes of one name, operator or domain in an ONNX file.
+ONNX_STRING = 1024
+#: Tensors (or inputs, or outputs) of one ONNX file that are kept in memory at once.
+ONNX_TENSORS = 262_144
+
+#: Members of a zip archive, and the bytes of its central directory.
+ARCHIVE_MEMBERS = 100_000
+ARCHIVE_DIRECTORY_BYTES = 32 * _MIB
+#: Uncompressed bytes per compressed byte above which a member is a zip bomb.
+ARCHIVE_RATIO = 200
+#: Pickles inside one archive that are disassembled.
+PICKLE_MEMBERS = 64
+#: Uncompressed bytes of one pickle inside an archive.
+PICKLE_BYTES = 64 * _MIB
+#: Opcodes disassembled in one file, and values on the emulated stack and in the memo.
+PICKLE_OPCODES = 500_000
+PICKLE_STACK = 250_000
+#: A string up to this many bytes is kept as a possible name of a global.
+PICKLE_STRING = 1024
+
+#: Dimensions of one tensor, and elements of all tensors together.
+DIMENSIONS = 64
+ELEMENTS = 2**62
+#: Layers of one network.
+LAYERS = 8192
+#: Characters of a text fact (a license, a name) that are kept.
+TEXT = 200

@@ -1,0 +1,389 @@
+"""ONNX: the graph's outline from its protocol buffer; weights are skipped over.
+
+Field numbers are those of ``onnx.proto3``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from ravenxterm_lab.metadata import ModelType
+from ravenxterm_lab.readers import limits
+from ravenxterm_lab.readers.base import FileFacts, Reader, TensorSignature
+from ravenxterm_lab.readers.binary import shown
+from ravenxterm_lab.readers.protobuf import BYTES, VARINT, Walker
+from ravenxterm_lab.readers.text import clean
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ravenxterm_lab.readers.binary import FileWindow
+
+__all__ = ["OnnxReader", "safe_relative_name"]
+
+_T = TypeVar("_T")
+
+#: TensorProto.DataType to a name and the bits of one element; strings have no fixed size.
+_TYPES: dict[int, tuple[str, int]] = {
+    1: ("F32", 32),
+    2: ("U8", 8),
+    3: ("I8", 8),
+    4: ("U16", 16),
+    5: ("I16", 16),
+    6: ("I32", 32),
+    7: ("I64", 64),
+    8: ("STRING", 0),
+    9: ("BOOL", 8),
+    10: ("F16", 16),
+    11: ("F64", 64),
+    12: ("U32", 32),
+    13: ("U64", 64),
+    14: ("C64", 64),
+    15: ("C128", 128),
+    16: ("BF16", 16),
+    17: ("F8_E4M3", 8),
+    18: ("F8_E4M3FNUZ", 8),
+    19: ("F8_E5M2", 8),
+    20: ("F8_E5M2FNUZ", 8),
+    21: ("U4", 4),
+    22: ("I4", 4),
+    23: ("F4", 4),
+    24: ("F8_E8M0", 8),
+    25: ("U2", 2),
+    26: ("I2", 2),
+}
+_QUANTIZATION = {"I8": "INT8", "U8": "INT8", "I4": "INT4", "U4": "INT4", "I2": "INT2", "U2": "INT2"}
+_NOT_WEIGHTS = frozenset({"I64", "I32", "BOOL", "STRING", "U64", "U32"})
+
+
+@dataclass(slots=True)
+class _Tensor:
+    name: str = ""
+    dims: list[int] = field(default_factory=list)
+    type_id: int = 0
+    stored: int | None = None
+    external: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Graph:
+    """What the walk has gathered, over nested graphs too."""
+
+    tensors: list[_Tensor] = field(default_factory=list)
+    constants: list[_Tensor] = field(default_factory=list)
+    inputs: list[TensorSignature] = field(default_factory=list)
+    outputs: list[TensorSignature] = field(default_factory=list)
+    name: str = ""
+    nodes: int = 0
+    packed: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Model:
+    graph: _Graph = field(default_factory=_Graph)
+    ir_version: int = 0
+    producer: str = ""
+    opsets: dict[str, int] = field(default_factory=dict)
+    has_graph: bool = False
+
+
+class OnnxReader(Reader):
+    """Reads the outline of an ONNX graph."""
+
+    model_type: ClassVar[ModelType] = ModelType.ONNX
+    suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
+
+    def sniff(self, path: Path, head: bytes) -> bool:
+        """Say whether it is named ``.onnx`` and starts as a ModelProto does.
+
+        The format has no magic, so that the suffix is asked for as well.
+        """
+        return path.suffix.lower() == ".onnx" and head[:1] in (b"\x08", b"\x12", b"\x3a", b"\x42")
+
+    def parse(self, window: FileWindow) -> FileFacts:
+        """Walk the protocol buffer once and sum up its tensors."""
+        if not self.sniff(window.path.with_suffix(".onnx"), window.head(16)):
+            raise window.fail(self.not_this_format(window, "ONNX"))
+        walk = Walker(window)
+        model = _model(walk, window.size)
+        if not model.has_graph:
+            raise window.fail("holds no ONNX graph.")
+        graph = model.graph
+        elements, by_type, problems = _sum(window, graph)
+        external = _external(window, graph)
+        quantization = _quantization(graph, by_type)
+        opset = model.opsets.get("", model.opsets.get("ai.onnx", 0))
+        notes = [f"ONNX opset {opset}, IR version {model.ir_version}"]
+        if model.producer:
+            notes.append(f"made by {model.producer}")
+        others = sorted(shown(name, 40) for name in model.opsets if name not in ("", "ai.onnx"))
+        if others:
+            notes.append(f"needs operators of {', '.join(others[:8])}")
+        named = {tensor.name for tensor in graph.tensors}
+        inputs = tuple(one for one in graph.inputs if one.name not in named)
+        outputs = tuple(graph.outputs)
+        tasks = _tasks(inputs, outputs)
+        return FileFacts(
+            model_type=ModelType.ONNX,
+            size_bytes=window.size,
+            kind="model" if inputs or outputs else "other",
+            name=clean(graph.name) or None,
+            parameter_count=elements,
+            active_parameter_count=elements,
+            quantization=quantization,
+            embedding_length=_width(outputs) if "embedding" in tasks else None,
+            task_types=tasks,
+            tensor_bytes=by_type,
+            external=external,
+            inputs=inputs,
+            outputs=outputs,
+            problems=problems,
+            notes=tuple(notes),
+        )
+
+
+def safe_relative_name(name: str) -> bool:
+    """Say whether a file name stated in a model stays inside that model's directory.
+
+    Examples
+    --------
+    >>> safe_relative_name("weights/model.onnx_data"), safe_relative_name("../../etc/passwd")
+    (True, False)
+    """
+    if not name or len(name) > 1024 or "\0" in name or "\\" in name or name.startswith(("/", "~")):
+        return False
+    if re.match(r"^[A-Za-z]:", name):
+        return False
+    return ".." not in PurePosixPath(name).parts
+
+
+def _model(walk: Walker, size: int) -> _Model:
+    model = _Model()
+    for number, wire, a, b in walk.fields(0, size):
+        if number == 1 and wire == VARINT:
+            model.ir_version = a
+        elif wire != BYTES:
+            continue
+        elif number == 2:
+            model.producer = clean(walk.text(a, b), 80)
+        elif number == 7:
+            model.has_graph = True
+            _graph(walk, a, b, model.graph, 1)
+        elif number == 8 and len(model.opsets) < 256:
+            domain, version = "", 0
+            for inner, inner_wire, c, d in walk.fields(a, b):
+                if inner == 1 and inner_wire == BYTES:
+                    domain = walk.text(c, d)
+                elif inner == 2 and inner_wire == VARINT:
+                    version = c
+            model.opsets[domain] = version
+    return model
+
+
+def _graph(walk: Walker, start: int, end: int, found: _Graph, depth: int) -> None:
+    if depth > limits.ONNX_DEPTH:
+        raise walk.window.fail("nests graphs too deeply.")
+    for number, wire, a, b in walk.fields(start, end):
+        if wire != BYTES:
+            continue
+        if number == 1:
+            _node(walk, a, b, found, depth)
+        elif number == 2 and depth == 1:
+            found.name = walk.text(a, b)
+        elif number == 5:
+            _keep(walk, found.tensors, _tensor(walk, a, b))
+        elif number == 11 and depth == 1:
+            _keep(walk, found.inputs, _signature(walk, a, b))
+        elif number == 12 and depth == 1:
+            _keep(walk, found.outputs, _signature(walk, a, b))
+
+
+def _keep(walk: Walker, kept: list[_T], one: _T) -> None:
+    if len(kept) >= limits.ONNX_TENSORS:
+        raise walk.window.fail(f"has more than {limits.ONNX_TENSORS} tensors.")
+    kept.append(one)
+
+
+def _node(walk: Walker, start: int, end: int, found: _Graph, depth: int) -> None:
+    found.nodes += 1
+    operator = ""
+    second, bits, position = "", 0, 0
+    for number, wire, a, b in walk.fields(start, end):
+        if wire != BYTES:
+            continue
+        if number == 1:
+            position += 1
+            second = walk.text(a, b) if position == 2 else second
+        elif number == 4:
+            operator = walk.text(a, b)
+        elif number == 5:
+            bits = _attribute(walk, a, b, found, depth) or bits
+    if operator == "MatMulNBits" and second and 1 <= bits <= 8:
+        found.packed[second] = bits
+
+
+def _attribute(walk: Walker, start: int, end: int, found: _Graph, depth: int) -> int:
+    """Walk one attribute for nested graphs and constants; return it if it is ``bits``."""
+    name, value = "", 0
+    for number, wire, a, b in walk.fields(start, end):
+        if number == 1 and wire == BYTES:
+            name = walk.text(a, b)
+        elif number == 3 and wire == VARINT:
+            value = a
+        elif wire != BYTES:
+            continue
+        elif number in (5, 10):
+            _keep(walk, found.constants, _tensor(walk, a, b))
+        elif number in (6, 11):
+            _graph(walk, a, b, found, depth + 1)
+    return value if name == "bits" else 0
+
+
+def _tensor(walk: Walker, start: int, end: int) -> _Tensor:
+    tensor = _Tensor()
+    for number, wire, a, b in walk.fields(start, end):
+        if number == 1 and wire == VARINT:
+            tensor.dims.append(a)
+        elif number == 2 and wire == VARINT:
+            tensor.type_id = a
+        elif wire != BYTES:
+            continue
+        elif number == 1:
+            tensor.dims.extend(walk.varints(a, b, limits.DIMENSIONS))
+        elif number == 8:
+            tensor.name = walk.text(a, b)
+        elif number == 9:
+            tensor.stored = b - a
+        elif number == 13:
+            key = value = ""
+            for inner, inner_wire, c, d in walk.fields(a, b):
+                if inner_wire == BYTES and inner == 1:
+                    key = walk.text(c, d)
+                elif inner_wire == BYTES and inner == 2:
+                    value = walk.text(c, d)
+            tensor.external[key] = value
+        if len(tensor.dims) > limits.DIMENSIONS or len(tensor.external) > 16:
+            raise walk.window.fail(f"tensor {shown(tensor.name)} has too many dimensions.")
+    return tensor
+
+
+def _signature(walk: Walker, start: int, end: int) -> TensorSignature:
+    name, dtype = "", "unknown"
+    shape: list[int | str | None] = []
+    for number, wire, a, b in walk.fields(start, end):
+        if number == 1 and wire == BYTES:
+            name = walk.text(a, b)
+        elif number == 2 and wire == BYTES:
+            for kind, kind_wire, c, d in walk.fields(a, b):
+                if kind == 1 and kind_wire == BYTES:
+                    dtype, shape = _tensor_type(walk, c, d)
+                elif kind_wire == BYTES:
+                    dtype = {4: "sequence", 5: "map", 9: "optional"}.get(kind, dtype)
+    return TensorSignature(name, dtype, tuple(shape))
+
+
+def _tensor_type(walk: Walker, start: int, end: int) -> tuple[str, list[int | str | None]]:
+    dtype = "unknown"
+    shape: list[int | str | None] = []
+    for number, wire, a, b in walk.fields(start, end):
+        if number == 1 and wire == VARINT:
+            dtype = _TYPES.get(a, ("unknown", 0))[0]
+        elif number == 2 and wire == BYTES:
+            for inner, inner_wire, c, d in walk.fields(a, b):
+                if inner != 1 or inner_wire != BYTES or len(shape) >= limits.DIMENSIONS:
+                    continue
+                size: int | str | None = None
+                for part, part_wire, e, f in walk.fields(c, d):
+                    if part == 1 and part_wire == VARINT:
+                        size = e
+                    elif part == 2 and part_wire == BYTES:
+                        size = clean(walk.text(e, f), 80)
+                shape.append(size)
+    return dtype, shape
+
+
+def _sum(window: FileWindow, graph: _Graph) -> tuple[int, dict[str, int], tuple[str, ...]]:
+    """Count every initializer, and those constants that are weights rather than shapes."""
+    elements = 0
+    by_type: dict[str, int] = {}
+    problems: list[str] = []
+    weights = [
+        one for one in graph.constants if _TYPES.get(one.type_id, ("I64", 0))[0] not in _NOT_WEIGHTS
+    ]
+    for tensor in (*graph.tensors, *weights):
+        count = math.prod(tensor.dims)
+        name, bits = _TYPES.get(tensor.type_id, ("unknown", 0))
+        size = -(-count * bits // 8)
+        if tensor.stored is not None and bits and tensor.stored != size and not tensor.external:
+            problems.append(
+                f"tensor {shown(tensor.name)} has {tensor.stored} bytes where its shape and type "
+                f"need {size}"
+            )
+        # MatMulNBits stores several weights in one byte.
+        count = count * 8 // graph.packed[tensor.name] if tensor.name in graph.packed else count
+        elements += count
+        if elements > limits.ELEMENTS:
+            raise window.fail(f"tensor {shown(tensor.name)} claims too many elements.")
+        by_type[name] = by_type.get(name, 0) + size
+    return elements, by_type, tuple(problems[:8])
+
+
+def _external(window: FileWindow, graph: _Graph) -> tuple[str, ...]:
+    names: dict[str, None] = {}
+    for tensor in (*graph.tensors, *graph.constants):
+        if not tensor.external:
+            continue
+        name = tensor.external.get("location", "")
+        if not safe_relative_name(name):
+            raise window.fail(
+                f"keeps tensor {shown(tensor.name)} in the external file {shown(name)}, which "
+                "is not inside its directory; nothing of it is read."
+            )
+        names[name] = None
+        if len(names) > limits.GGUF_KEEP_ITEMS:
+            raise window.fail("names too many external files.")
+    return tuple(names)
+
+
+def _quantization(graph: _Graph, by_type: dict[str, int]) -> str | None:
+    weights = {name: size for name, size in by_type.items() if name not in _NOT_WEIGHTS and size}
+    if not weights:
+        return None
+    dominant = max(weights, key=lambda name: weights[name])
+    if dominant == "U8" and graph.packed:
+        widths = list(graph.packed.values())
+        return f"INT{max(set(widths), key=widths.count)}"
+    eight = sum(weights.get(name, 0) for name in ("I8", "U8"))
+    if eight * 2 > sum(weights.values()):
+        return "INT8"
+    return _QUANTIZATION.get(dominant, dominant)
+
+
+def _width(outputs: tuple[TensorSignature, ...]) -> int | None:
+    last = next((one.shape[-1] for one in outputs if one.shape), None)
+    return last if isinstance(last, int) and last > 0 else None
+
+
+def _tasks(
+    inputs: tuple[TensorSignature, ...], outputs: tuple[TensorSignature, ...]
+) -> tuple[str, ...]:
+    """Say what a graph does where its signature alone shows it."""
+    takes = {one.name for one in inputs}
+    gives = {one.name for one in outputs}
+    if "input_ids" in takes:
+        if gives & {"last_hidden_state", "sentence_embedding", "token_embeddings", "embeddings"}:
+            return ("embedding",)
+        if any(name.startswith(("past_key_values", "past_key")) for name in takes):
+            return ("text_generation",)
+        return ()
+    if {"input", "state"} <= takes and "stateN" in gives:
+        return ("voice_activity_detection",)
+    if {"input", "h", "c"} <= takes and {"hn", "cn"} <= gives:
+        return ("voice_activity_detection",)
+    if takes == {"bytes"} and "target_label" in gives:
+        return ("file_type",)
+    return ()
