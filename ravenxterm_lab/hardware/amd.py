@@ -95,10 +95,7 @@ def _intel(device: Path, index: int, card: str) -> GpuDevice:
         name=f"Intel GPU {_text(device / 'device') or 'of unknown model'}",
         uuid=None,
         hardware=HardwareType.XPU,
-        notes=(
-            f"{card} is an Intel GPU: sysfs tells neither its memory nor its load, "
-            + "so no model is placed on it.",
-        ),
+        notes=(f"memory, load: not told in sysfs for Intel's {card}; no model is placed on it.",),
     )
 
 

@@ -199,7 +199,7 @@ def _level_memory(level: Path, version: str, notes: list[str]) -> tuple[int | No
 
 def _cpu_quota(level: Path, version: str, notes: list[str]) -> CpuQuota | None:
     if version == "cgroup v2":
-        words = (_read(level / "cpu.max", notes) or "max").split()
+        words = (_read(level / "cpu.max", notes) or "").split() or ["max"]
         quota, period = words[0], words[1] if len(words) > 1 else "100000"
     else:
         quota = (_read(level / "cpu.cfs_quota_us", notes) or "-1").strip()

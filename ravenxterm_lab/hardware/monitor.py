@@ -74,8 +74,36 @@ class HardwareSample:
         ] or [{**common, **empty}]
 
 
-_lock = threading.Lock()
-_before: tuple[float, float, float | None] | None = None
+class _CpuClock:
+    """Turns the kernel's running totals into the share since the last look, from any thread.
+
+    psutil keeps its last totals by thread, so that the first call from a new thread answers
+    a meaningless 0.0.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: tuple[float, float] | None = None
+        self._percent: float | None = None
+
+    def percent(self) -> float | None:
+        times = psutil.cpu_times()
+        # Linux counts guest time within user time already.
+        total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        with self._lock:
+            last = self._last
+            if last is None:
+                self._last = total, idle
+            # The kernel counts in ticks of about 10 ms: before the next one nothing new is known.
+            elif total > last[0]:
+                share = 1 - (idle - last[1]) / (total - last[0])
+                self._percent = 100 * min(1.0, max(0.0, share))
+                self._last = total, idle
+            return self._percent
+
+
+_cpu_clock = _CpuClock()
 
 
 def take_sample(
@@ -108,33 +136,12 @@ def take_sample(
     ]
     return HardwareSample(
         ts=time.time_ns(),
-        cpu_percent=_cpu_percent(),
+        cpu_percent=_cpu_clock.percent(),
         memory_used=memory.total - memory.available,
         memory_available=memory.available,
         process_memory=_resident(pids),
         gpus=tuple(gpus),
     )
-
-
-def _cpu_percent() -> float | None:
-    # psutil keeps the last times by thread, so that a first call from a new thread answers a
-    # meaningless 0.0; samples are taken from any thread here.
-    global _before
-    times = psutil.cpu_times()
-    # Linux counts guest time within user time already.
-    total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
-    idle = times.idle + getattr(times, "iowait", 0.0)
-    with _lock:
-        if _before is None:
-            _before = total, idle, None
-            return None
-        last_total, last_idle, last_share = _before
-        # The kernel counts in ticks of about 10 ms: until one has passed, nothing new is known.
-        if total <= last_total:
-            return last_share
-        share = 100 * min(1.0, max(0.0, 1 - (idle - last_idle) / (total - last_total)))
-        _before = total, idle, share
-        return share
 
 
 def _resident(pids: Sequence[int]) -> int:

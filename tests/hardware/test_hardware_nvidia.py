@@ -1,0 +1,402 @@
+"""NVIDIA through the fake NVML: each call fails in each way, and nothing else is lost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pynvml
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ravenxterm_lab.hardware import FakeGpu, FakeNvml, GpuDevice, gpu_bandwidth, read_nvidia
+from ravenxterm_lab.hardware.nvidia import sample_nvidia
+from ravenxterm_lab.hardware.nvml import nvml_session
+from ravenxterm_lab.metadata import HardwareType
+
+GIB = 1024**3
+RECORDED = json.loads(Path(__file__).with_name("recorded_devices.json").read_text("utf-8"))
+CODES = sorted(
+    value
+    for name, value in vars(pynvml).items()
+    if name.startswith("NVML_ERROR_") and isinstance(value, int)
+)
+#: For each function of a card, the fields that hang on it alone.
+FIELDS = {
+    "nvmlDeviceGetName": {"name"},
+    "nvmlDeviceGetUUID": {"uuid"},
+    "nvmlDeviceGetMemoryInfo": {"total_memory", "available_memory", "unified_memory"},
+    "nvmlDeviceGetUtilizationRates": {"utilization"},
+    "nvmlDeviceGetTemperature": {"temperature"},
+    "nvmlDeviceGetPowerUsage": {"power"},
+    "nvmlDeviceGetEnforcedPowerLimit": {"power_limit"},
+    "nvmlDeviceGetMaxClockInfo": {"memory_clock", "memory_bandwidth"},
+    "nvmlDeviceGetMemoryBusWidth": {"bus_width", "memory_bandwidth"},
+    "nvmlDeviceGetCudaComputeCapability": {"compute_capability"},
+    "nvmlDeviceGetMigMode": {"mig"},
+}
+
+
+def values(device: GpuDevice, without: set[str]) -> dict[str, object]:
+    return {
+        item.name: getattr(device, item.name)
+        for item in fields(device)
+        if item.name not in {*without, "notes"}
+    }
+
+
+def test_a_healthy_card_tells_everything() -> None:
+    """Every field is read, in the documented unit, and nothing is noted."""
+    nvml = FakeNvml(FakeGpu())
+    reading = read_nvidia(nvml)
+    (device,) = reading.devices
+    assert reading.notes == ()
+    assert device == GpuDevice(
+        index=0,
+        name="NVIDIA Invented 24GB",
+        uuid="GPU-00000000-0000-0000-0000-000000000000",
+        hardware=HardwareType.CUDA,
+        total_memory=24 * GIB,
+        available_memory=22 * GIB,
+        utilization=0.4,
+        temperature=55.0,
+        power=120.0,
+        power_limit=350.0,
+        memory_clock=9751.0,
+        bus_width=384,
+        memory_bandwidth=9751e6 * 2 * 384 / 8,
+        compute_capability=(8, 6),
+        mig=False,
+        unified_memory=False,
+        driver_version="580.0",
+    )
+    assert nvml.sessions == 0
+
+
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("function", FIELDS)
+def test_one_failing_call_costs_its_own_field_only(function: str, code: int) -> None:
+    """Whatever fails, and however, the other fields are those of a healthy card."""
+    healthy = read_nvidia(FakeNvml(FakeGpu())).devices[0]
+    nvml = FakeNvml(FakeGpu(failures={function: code}), FakeGpu(name="the other"))
+    failing, other = read_nvidia(nvml).devices
+    lost = FIELDS[function]
+    assert values(failing, lost) == values(healthy, lost)
+    assert replace(other, index=0, name=healthy.name) == healthy
+    assert nvml.sessions == 0
+    if (function, code) == ("nvmlDeviceGetMigMode", pynvml.NVML_ERROR_NOT_SUPPORTED):
+        assert failing == healthy
+        return
+    for field in lost - {"unified_memory", "memory_bandwidth"}:
+        assert getattr(failing, field) is None
+        assert any(field in note for note in failing.notes)
+    if "memory_bandwidth" in lost:
+        assert failing.memory_bandwidth is None
+    assert str(pynvml.NVMLError(code)).rstrip(".") in " ".join(failing.notes)
+    memory_not_supported = (function, code) == ("nvmlDeviceGetMemoryInfo", 3)
+    assert failing.unified_memory is memory_not_supported
+
+
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize(
+    "function",
+    ["nvmlInit", "nvmlShutdown", "nvmlSystemGetDriverVersion", "nvmlDeviceGetCount"],
+)
+def test_a_failing_system_call_never_raises(function: str, code: int) -> None:
+    """Without a session there are no devices and one reason; without a version, all the rest."""
+    reading = read_nvidia(FakeNvml(FakeGpu(), failures={function: code}))
+    if function in {"nvmlInit", "nvmlDeviceGetCount"}:
+        assert reading.devices == ()
+        assert len(reading.notes) == 1
+        assert sample_nvidia(FakeNvml(FakeGpu(), failures={function: code})) == ()
+    else:
+        assert reading.devices[0].total_memory == 24 * GIB
+        assert (reading.devices[0].driver_version is None) == (function != "nvmlShutdown")
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_a_card_without_a_handle_is_still_listed(code: int) -> None:
+    """A card that cannot be opened keeps its place, and the next card is read."""
+    nvml = FakeNvml(FakeGpu(failures={"nvmlDeviceGetHandleByIndex": code}), FakeGpu())
+    broken, sound = read_nvidia(nvml).devices
+    assert (broken.index, broken.name, broken.total_memory) == (0, None, None)
+    assert "every field: not available" in broken.notes[0]
+    assert (sound.index, sound.total_memory) == (1, 24 * GIB)
+    assert [sample.percent for sample in sample_nvidia(nvml)] == [None, 40.0]
+
+
+def test_a_missing_library_says_what_is_shown_instead() -> None:
+    """The most common case, no driver, is told in one plain sentence."""
+    nvml = FakeNvml(failures={"nvmlInit": pynvml.NVML_ERROR_LIBRARY_NOT_FOUND})
+    assert read_nvidia(nvml).notes == (
+        "No NVIDIA driver (NVML library not found); CPU and RAM shown.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, "reboot"),
+        (pynvml.NVML_ERROR_DRIVER_NOT_LOADED, "modprobe nvidia"),
+    ],
+)
+def test_a_broken_driver_comes_with_the_remedy(code: int, remedy: str) -> None:
+    """The note on a failed start says what to do."""
+    (note,) = read_nvidia(FakeNvml(failures={"nvmlInit": code})).notes
+    assert remedy in note
+
+
+def test_zero_cards() -> None:
+    """A driver without a card is told, and is no error."""
+    reading = read_nvidia(FakeNvml())
+    assert reading.devices == ()
+    assert reading.notes == ("The NVIDIA driver lists no GPU.",)
+
+
+@pytest.mark.parametrize("calls", range(13))
+def test_a_card_lost_in_mid_read_keeps_what_was_read(calls: int) -> None:
+    """Fields read before the loss stay; those after it are None, with one note for all."""
+    nvml = FakeNvml(FakeGpu(lost_after=calls), FakeGpu())
+    lost, sound = read_nvidia(nvml).devices
+    told = [
+        getattr(lost, name)
+        for name in ("name", "uuid", "mig", "total_memory", "memory_clock", "bus_width")
+    ]
+    # One call for the handle, then one for each field in this order.
+    read = max(0, calls - 1)
+    assert [value is not None for value in told] == [index < read for index in range(6)]
+    reasons = [note for note in lost.notes if "GPU is lost" in note]
+    assert len(reasons) == (1 if calls < 12 else 0)
+    assert sound.total_memory == 24 * GIB
+    assert nvml.sessions == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (b"Tesla K80", "Tesla K80"),
+        ("Grafikkarte \u00dc\u00df \u6771\u4eac", "Grafikkarte \u00dc\u00df \u6771\u4eac"),
+        ("Grafikkarte \u00dc".encode(), "Grafikkarte \u00dc"),
+        (b"half \xff a name", "half \ufffd a name"),
+    ],
+)
+def test_names_of_any_kind(given: str | bytes, told: str) -> None:
+    """Bytes, Unicode and broken UTF-8 all become text."""
+    nvml = FakeNvml(FakeGpu(name=given), driver_version=b"470.82")
+    device = read_nvidia(nvml).devices[0]
+    assert (device.name, device.driver_version) == (told, "470.82")
+
+
+def test_pynvml_failing_to_decode_costs_the_name_only() -> None:
+    """A UnicodeDecodeError from the bindings is a missing field like any other."""
+
+    class Undecodable(FakeNvml):
+        def nvmlDeviceGetName(self, handle: object) -> str:  # noqa: N802 - NVML's name
+            return b"\xff".decode("utf-8")
+
+    device = read_nvidia(Undecodable(FakeGpu())).devices[0]
+    assert device.name is None
+    assert device.total_memory == 24 * GIB
+    assert any(note.startswith("name: not available") for note in device.notes)
+
+
+def test_old_bindings_lack_a_function() -> None:
+    """A module without a function costs that field only."""
+    fake = FakeNvml(FakeGpu())
+    surface = {name: getattr(fake, name) for name in dir(fake) if name.startswith(("nvml", "NVML"))}
+    del surface["nvmlDeviceGetMemoryBusWidth"]
+    device = read_nvidia(SimpleNamespace(**surface)).devices[0]
+    assert (device.bus_width, device.memory_clock) == (None, 9751.0)
+    assert any("has no nvmlDeviceGetMemoryBusWidth" in note for note in device.notes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"utilization": 255}, {"memory_clock": 0}, {"bus_width": 0}, {"name": ""}],
+)
+def test_a_senseless_answer_is_not_taken_for_a_fact(change: dict[str, object]) -> None:
+    """Out-of-range loads, zero clocks and empty names are not available."""
+    (field,) = change
+    device = read_nvidia(FakeNvml(FakeGpu(**change))).devices[0]
+    assert getattr(device, field) is None
+    assert any(note.startswith(f"{field}: not available (NVML answered") for note in device.notes)
+
+
+def test_mig_shows_what_one_process_can_use() -> None:
+    """On a split card the memory is that of the largest instance, even without permission.
+
+    In a container the whole card answers NO_PERMISSION (see ``mig_in_container`` in the record).
+    """
+    code = getattr(pynvml, f"NVML_ERROR_{RECORDED['mig_in_container']['nvmlDeviceGetMemoryInfo']}")
+
+    class Container(FakeNvml):
+        def nvmlDeviceGetMemoryInfo(self, handle: tuple[FakeGpu, int | None]) -> object:  # noqa: N802 - NVML's name
+            if handle[1] is None:
+                raise self.NVMLError(code)
+            return super().nvmlDeviceGetMemoryInfo(handle)
+
+    card = FakeGpu(
+        total_memory=80 * GIB,
+        mig_instances=((10 * GIB, GIB), (20 * GIB, 3 * GIB)),
+        failures={"nvmlDeviceGetUtilizationRates": pynvml.NVML_ERROR_NOT_SUPPORTED},
+    )
+    device = read_nvidia(Container(card)).devices[0]
+    assert device.mig is True
+    assert (device.total_memory, device.available_memory) == (20 * GIB, 17 * GIB)
+    assert device.unified_memory is False
+    assert device.utilization is None
+    assert any("2 visible instance(s)" in note for note in device.notes)
+
+
+def test_mig_without_an_instance_has_no_memory_to_use() -> None:
+    """A split card without instances is told with the remedy."""
+    device = read_nvidia(FakeNvml(FakeGpu(mig_instances=()))).devices[0]
+    assert (device.mig, device.total_memory) == (True, None)
+    assert any("no instance is visible" in note for note in device.notes)
+
+
+@pytest.mark.parametrize("code", [code for code in CODES if code != pynvml.NVML_ERROR_NOT_FOUND])
+@pytest.mark.parametrize(
+    "function",
+    [
+        "nvmlDeviceGetMaxMigDeviceCount",
+        "nvmlDeviceGetMigDeviceHandleByIndex",
+        "nvmlDeviceGetMemoryInfo",
+    ],
+)
+def test_unreadable_mig_instances_are_never_replaced_by_the_whole_card(
+    function: str, code: int
+) -> None:
+    """When the instances cannot be read the memory is not available, with the reason."""
+    card = FakeGpu(mig_instances=((10 * GIB, 0),), failures={function: code})
+    device = read_nvidia(FakeNvml(card)).devices[0]
+    assert (device.mig, device.total_memory, device.unified_memory) == (True, None, False)
+    assert any(note.startswith("memory of MIG instances: not available") for note in device.notes)
+    assert device.power == 120.0
+
+
+def test_gb10_as_recorded_shares_the_systems_memory() -> None:
+    """The answers that a DGX Spark was seen to give make it a unified-memory device."""
+    seen = RECORDED["unified"]
+    card = FakeGpu(
+        name=seen["name"],
+        utilization=seen["utilization"],
+        temperature=seen["temperature"],
+        power=seen["power"],
+        failures={"nvmlDeviceGetMemoryInfo": 3, "nvmlDeviceGetEnforcedPowerLimit": 3},
+    )
+    device = read_nvidia(FakeNvml(card, driver_version=seen["driver_version"])).devices[0]
+    assert device.unified_memory is True
+    assert (device.total_memory, device.available_memory) == (None, None)
+    assert (device.power, device.temperature) == (pytest.approx(11.17), 35.0)
+    assert device.power_limit is None
+    assert any("counted once" in note for note in device.notes)
+    (sample,) = sample_nvidia(FakeNvml(card))
+    assert (sample.memory_used, sample.percent) == (None, 0.0)
+
+
+def test_zero_bytes_of_memory_is_unified_too() -> None:
+    """Some drivers answer success with a total of zero on such devices."""
+    device = read_nvidia(FakeNvml(FakeGpu(total_memory=0, used_memory=0))).devices[0]
+    assert device.unified_memory is True
+
+
+@pytest.mark.parametrize("card", RECORDED["nvidia"], ids=lambda card: card["name"])
+def test_the_bandwidth_formula_on_recorded_cards(card: dict[str, object]) -> None:
+    """Clock and width as published give the published bandwidth; it is in bytes per second."""
+    device = read_nvidia(
+        FakeNvml(
+            FakeGpu(
+                name=card["name"],
+                memory_clock=card["memory_clock"],
+                bus_width=card["bus_width"],
+                compute_capability=tuple(card["compute_capability"]),
+            )
+        )
+    ).devices[0]
+    # The RTX 5090's published figure is NVIDIA's 1,792 GB/s; its source gives clock and width.
+    expected = card.get("published_bandwidth_gb_per_s", 1792)
+    assert device.memory_bandwidth / 1e9 == pytest.approx(expected, rel=0.001)
+    assert device.compute_capability == tuple(card["compute_capability"])
+
+
+@given(st.none() | st.floats(1, 1e5), st.none() | st.integers(1, 10_000))
+def test_bandwidth_needs_both_figures(clock: float | None, width: int | None) -> None:
+    """Without the clock or the width there is no bandwidth; with both it is never negative."""
+    bandwidth = gpu_bandwidth(clock, width)
+    assert (bandwidth is None) == (clock is None or width is None)
+    assert bandwidth is None or bandwidth > 0
+
+
+def test_samples_follow_the_card() -> None:
+    """A sample holds what is true at that moment, for each card."""
+    card = FakeGpu()
+    nvml = FakeNvml(card, FakeGpu(power=0.5))
+    card.utilization, card.used_memory, card.temperature = 100, 3 * GIB, 80
+    first, second = sample_nvidia(nvml)
+    assert (first.gpu, first.percent, first.memory_used) == (0, 100.0, 3 * GIB)
+    assert (first.power, first.temperature) == (120.0, 80.0)
+    assert (second.gpu, second.power) == (1, 0.5)
+
+
+def test_a_session_ends_when_its_block_raises() -> None:
+    """The shutdown follows also after an error in the caller's block."""
+    nvml = FakeNvml()
+
+    def block() -> None:
+        with nvml_session(nvml):
+            assert nvml.sessions == 1
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        block()
+    assert nvml.sessions == 0
+
+
+def test_sessions_nest() -> None:
+    """An outer session stays open while an inner one comes and goes."""
+    nvml = FakeNvml(FakeGpu())
+    with nvml_session(nvml):
+        assert read_nvidia(nvml).devices
+        assert nvml.sessions == 1
+    assert nvml.sessions == 0
+
+
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    """Neither a failing fake nor the real library writes to the terminal."""
+    read_nvidia(FakeNvml(FakeGpu(failures=dict.fromkeys(FIELDS, 999))))
+    read_nvidia()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_real_library_is_survived() -> None:
+    """On the machine at hand there are devices or a reason, never an exception."""
+    reading = read_nvidia()
+    assert reading.devices or reading.notes
+
+
+def test_the_fake_has_what_pynvml_has() -> None:
+    """Every method of the fake is a function of the real bindings."""
+    methods = [name for name in dir(FakeNvml) if name.startswith("nvml")]
+    assert len(methods) == 18
+    for name in methods:
+        assert callable(getattr(pynvml, name)), name
+
+
+def test_the_fake_refuses_calls_outside_of_a_session() -> None:
+    """As in NVML, a call before nvmlInit is an error."""
+    with pytest.raises(pynvml.NVMLError_Uninitialized):
+        FakeNvml(FakeGpu()).nvmlDeviceGetCount()
+    with pytest.raises(pynvml.NVMLError_Uninitialized):
+        FakeNvml().nvmlShutdown()
+
+
+def test_the_fake_refuses_a_card_that_does_not_exist() -> None:
+    """An index out of range is INVALID_ARGUMENT."""
+    nvml = FakeNvml(FakeGpu())
+    nvml.nvmlInit()
+    with pytest.raises(pynvml.NVMLError_InvalidArgument):
+        nvml.nvmlDeviceGetHandleByIndex(1)
