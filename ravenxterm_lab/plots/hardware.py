@@ -1,0 +1,90 @@
+"""The machine over time: CPU load and memory, with the executions marked on the same axis."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ravenxterm_lab.plots.theme import AXIS, COLOURS, Figure, layout
+from ravenxterm_lab.plots.view import View, empty_figure
+from ravenxterm_lab.units import format_bytes
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from ravenxterm_lab.models import ModelManager
+
+__all__ = ["hardware"]
+
+_SQL = """
+SELECT ts, cpu_percent, memory_used, process_memory, gpu, gpu_percent, gpu_memory_used
+FROM hardware
+WHERE ts >= now()::TIMESTAMP - to_hours(CAST($hours AS INTEGER))
+ORDER BY ts
+"""
+
+
+def hardware(manager: ModelManager, *, hours: int = 24) -> View:
+    """Draw CPU load and memory over time.
+
+    Parameters
+    ----------
+    manager : ModelManager
+        Whose store is read.
+    hours : int
+        How far back.
+    """
+    frame = manager.sql(_SQL, {"hours": hours}).pl()
+    if frame.is_empty():
+        reason = "No hardware samples yet: run manager.run(…)"
+        return View(empty_figure("Hardware", reason), reason, _SQL, frame)
+    return View(_draw(frame, hours), _summarise(frame, hours), _SQL, frame)
+
+
+def _draw(frame: pl.DataFrame, hours: int) -> Figure:
+    times = frame["ts"].to_list()
+    figure = Figure()
+    figure.add_scatter(
+        x=times,
+        y=frame["cpu_percent"].to_list(),
+        name="CPU load",
+        mode="lines+markers",
+        line={"color": COLOURS[0]},
+    )
+    for column, name, colour, dash in (
+        ("memory_used", "memory used", COLOURS[1], "dash"),
+        ("process_memory", "memory of this process", COLOURS[2], "dot"),
+    ):
+        figure.add_scatter(
+            x=times,
+            y=[None if value is None else value / 2**30 for value in frame[column].to_list()],
+            name=name,
+            mode="lines+markers",
+            line={"color": colour, "dash": dash},
+            yaxis="y2",
+        )
+    subtitle = f"n = {len(frame)} samples, last {hours} hours, times in UTC"
+    figure.update_layout(
+        **layout("Hardware", subtitle),
+        height=420,
+        yaxis2={
+            "title": {"text": "memory (GiB)"},
+            "overlaying": "y",
+            "side": "right",
+            "rangemode": "tozero",
+        },
+    )
+    figure.update_xaxes(title="time (UTC)", **AXIS)
+    figure.update_layout(
+        yaxis={"title": {"text": "CPU load (%)"}, "range": [0, 100], **AXIS},
+    )
+    return figure
+
+
+def _summarise(frame: pl.DataFrame, hours: int) -> str:
+    cpu: Any = frame["cpu_percent"].mean()
+    memory: Any = frame["memory_used"].max()
+    load = "not measured" if cpu is None else f"{cpu:.0f}%"
+    return (
+        f"{len(frame)} samples in the last {hours} hours: mean CPU load {load}, "
+        f"at most {format_bytes(memory)} of memory used."
+    )
