@@ -1,0 +1,101 @@
+"""The ``raven-lab`` command: scan, models, select, run, sql, status, demo, lab, notebook."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ravenxterm_lab import __version__
+from ravenxterm_lab.cli import commands
+from ravenxterm_lab.exceptions import RavenXTermError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Without the program's name; by default those of the process.
+
+    Returns
+    -------
+    int
+        0 when it worked, 1 when it did not (one line on standard error says why), 130 when
+        it was interrupted; unusable arguments exit with 2.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options) or 0)
+    except RavenXTermError as error:
+        print(f"raven-lab: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("raven-lab: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (such as `head`) has seen enough; a traceback would help nobody.
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="raven-lab", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"raven-lab {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Any, text: str, *, models: bool = True) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        sub.add_argument("--home", help="instead of RAVENXTERM_HOME")
+        sub.add_argument("--json", action="store_true", help="print JSON")
+        if models:
+            sub.add_argument(
+                "--models-dir", action="append", metavar="DIR",
+                help="where to look (may be repeated); default: the well-known stores",
+            )  # fmt: skip
+        return sub
+
+    add(
+        "scan",
+        commands.scan,
+        "Look for models, and say what was added, changed, removed and skipped.",
+    )
+    add("models", commands.models, "List the models with their facts.")
+    select = add("select", commands.select, "Rank the models for a task, with reasons.")
+    select.add_argument("task", help="such as text_generation or embedding")
+    select.add_argument("--top-k", type=int, metavar="N", help="at most N candidates")
+    run = add(
+        "run", commands.run, "Select a model, run it, record the execution, print the answer."
+    )
+    run.add_argument("task", help="such as text_generation or embedding")
+    run.add_argument("input", help="the prompt or text; - reads standard input")
+    run.add_argument("--max-tokens", type=int, default=128, metavar="N")
+    for sub in (select, run):
+        sub.add_argument(
+            "-r", "--require", action="append", default=[], metavar="KEY=VALUE",
+            help="a requirement, such as max_size_bytes=2e9 or quantizations=Q4_0,Q8_0",
+        )  # fmt: skip
+    sql = add("sql", commands.sql, "Run one read-only SQL query over everything that was recorded.")
+    sql.add_argument("query")
+    add("status", commands.status, "Show models, hardware, memory, history and messages.")
+    demo = add(
+        "demo", commands.demo, "Fetch a small set of real models, run them, and show the result.",
+        models=False,
+    )  # fmt: skip
+    demo.add_argument("-y", "--yes", action="store_true", help="download without asking")
+    demo.add_argument("--fetch-only", action="store_true", help="only bring the models")
+    lab = add("lab", commands.lab, "Open JupyterLab on the notebooks.", models=False)
+    lab.add_argument("extra", nargs="*", help="passed on to JupyterLab, after --")
+    notebook = add(
+        "notebook", commands.notebook, "Execute a notebook and write its HTML.", models=False
+    )
+    notebook.add_argument("notebook", help="a path, or a name from the packaged notebooks")
+    notebook.add_argument("--out", metavar="DIR", help="default: $RAVENXTERM_HOME/notebooks")
+    return parser
