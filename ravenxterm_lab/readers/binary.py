@@ -75,7 +75,7 @@ class FileWindow:
         self._fd = -1
         try:
             # Looked at before it is opened: opening alone has effects on some devices.
-            self._check(os.stat(path).st_mode)  # noqa: PTH116 - a path may be any PathLike here
+            self._check(path.stat().st_mode)
             self._fd = os.open(path, _FLAGS)
             status = os.fstat(self._fd)
             self._check(status.st_mode)

@@ -2,8 +2,8 @@
 
 It is the SHA-256 over, for each shard in order: its size, its first and its last 64 KiB, and 16
 blocks of 4 KiB spread evenly between them. A shard of up to 192 KiB is hashed whole. Neither
-names nor times enter. Two files of one size that differ only outside these samples get one fingerprint;
-a fine-tune, whose weights differ throughout, does not.
+names nor times enter. Two files of one size that differ only outside these samples get one
+fingerprint; a fine-tune, whose weights differ throughout, does not.
 """
 
 from __future__ import annotations

@@ -1,0 +1,206 @@
+"""DISCOVER: every model on this machine, each once, under a unique name."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ravenxterm_lab.discovery.base import Discovery, Skipped, Source
+from ravenxterm_lab.discovery.cache import ScanCache
+from ravenxterm_lab.discovery.directory import DirectorySource
+from ravenxterm_lab.discovery.huggingface import HuggingFaceSource
+from ravenxterm_lab.discovery.llama_cpp import LlamaCppSource
+from ravenxterm_lab.discovery.lm_studio import LMStudioSource
+from ravenxterm_lab.discovery.naming import unique_names
+from ravenxterm_lab.discovery.ollama import OllamaSource
+from ravenxterm_lab.exceptions import ConfigurationError, RavenXTermError
+from ravenxterm_lab.readers.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from ravenxterm_lab.config import Paths
+    from ravenxterm_lab.metadata import ModelMetadata
+
+__all__ = [
+    "DirectorySource",
+    "Discovery",
+    "HuggingFaceSource",
+    "LMStudioSource",
+    "LlamaCppSource",
+    "OllamaSource",
+    "ScanCache",
+    "Skipped",
+    "Source",
+    "discover",
+    "sources_for",
+]
+
+
+def sources_for(
+    models_dir: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None,
+    paths: Paths,
+    environment: Mapping[str, str] | None = None,
+) -> list[Source]:
+    """Return the sources that a registry looks into.
+
+    Parameters
+    ----------
+    models_dir : path, sequence of paths or None
+        Directories or files; None for the well-known stores and ``paths.models``. A hub cache
+        or an Ollama store that is given by its path is recognised by its layout.
+    paths : Paths
+        Where this package keeps things.
+    environment : mapping of str to str, optional
+        By default ``os.environ``.
+
+    Raises
+    ------
+    ConfigurationError
+        If a path is empty or is not a path.
+    """
+    environment = os.environ if environment is None else environment
+    if models_dir is None:
+        return [
+            DirectorySource(paths.models, optional=True),
+            HuggingFaceSource(environment),
+            OllamaSource(environment),
+            LMStudioSource(environment),
+            LlamaCppSource(environment),
+        ]
+    given = [models_dir] if isinstance(models_dir, (str, os.PathLike)) else list(models_dir)
+    return [_source(one, environment) for one in given]
+
+
+def discover(
+    sources: Iterable[Source],
+    cache: ScanCache | None = None,
+    progress: bool | Callable[[Path], None] = False,
+) -> Discovery:
+    """Look into every source; merge equal models and make the names unique.
+
+    Parameters
+    ----------
+    sources : iterable of Source
+        Where several hold the same bytes, the earlier one's entry is kept.
+    cache : ScanCache, optional
+        What earlier scans read; pass the same one again and only changed files are read.
+    progress : bool or callable
+        True shows a progress bar; a callable is told each model's first file.
+
+    Returns
+    -------
+    Discovery
+        Nothing is raised for what a source finds: it is in ``skipped``, with the reason.
+    """
+    started = time.perf_counter()
+    cache = ScanCache() if cache is None else cache
+    cache.begin()
+    found: list[tuple[ModelMetadata, tuple[str, ...]]] = []
+    skipped: list[Skipped] = []
+    roots: list[Path] = []
+    tell, close = _progress(progress)
+    try:
+        for source in sources:
+            roots.extend(source.roots())
+            try:
+                for one in source.discover(tell, cache):
+                    if isinstance(one, Skipped):
+                        skipped.append(one)
+                    else:
+                        found.append((one, source.labels(one)))
+            except (OSError, RavenXTermError) as error:
+                place = next(iter(source.roots()), Path())
+                skipped.append(Skipped(place, clean(str(error), 400), source.name))
+    finally:
+        close()
+    cache.end()
+    merged = _merge(found)
+    models = [model for model, _ in merged]
+    names = unique_names(models, {i: labels for i, (_, labels) in enumerate(merged)})
+    named = {name: replace(model, name=name) for name, model in zip(names, models, strict=True)}
+    return Discovery(
+        models=dict(sorted(named.items())),
+        skipped=list(dict.fromkeys(skipped)),
+        seconds=time.perf_counter() - started,
+        roots=tuple(dict.fromkeys(roots)),
+        read=cache.misses,
+    )
+
+
+def _source(given: str | os.PathLike[str], environment: Mapping[str, str]) -> Source:
+    text = os.fspath(given)
+    if not isinstance(text, str) or not text.strip() or "\0" in text:
+        raise ConfigurationError(f"models_dir must be a path or several paths, got {given!r}.")
+    path = Path(text).expanduser().absolute()
+    try:
+        if (path / "manifests").is_dir() and (path / "blobs").is_dir():
+            return OllamaSource(environment, path)
+        if path.is_dir() and any(
+            (entry / "snapshots").is_dir() for entry in path.glob("models--*")
+        ):
+            return HuggingFaceSource(environment, path)
+    except OSError:
+        pass  # what is wrong with the path is said by the scan, with the reason
+    return DirectorySource(path)
+
+
+def _progress(
+    wanted: bool | Callable[[Path], None],
+) -> tuple[Callable[[Path], None] | None, Callable[[], object]]:
+    if not isinstance(wanted, bool):
+        return wanted, lambda: None
+    if not wanted:
+        return None, lambda: None
+    from tqdm import tqdm
+
+    bar = tqdm(desc="Scanning", unit=" models", leave=False)
+
+    def tell(_path: Path) -> None:
+        bar.update()
+
+    return tell, bar.close
+
+
+def _merge(
+    found: Sequence[tuple[ModelMetadata, tuple[str, ...]]],
+) -> list[tuple[ModelMetadata, tuple[str, ...]]]:
+    """Make one entry of those that hold the same bytes, in the order of the first of each."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for position, (model, _) in enumerate(found):
+        groups.setdefault((model.model_type.value, model.fingerprint), []).append(position)
+    merged = []
+    for positions in groups.values():
+        entries = [found[position] for position in positions]
+        # A complete copy is worth more than an earlier one that misses something.
+        best = min(range(len(entries)), key=lambda i: (bool(entries[i][0].problems), i))
+        model, labels = entries[best]
+        others = [other for i, (other, _) in enumerate(entries) if i != best]
+        merged.append((_with_others(model, others), labels))
+    return merged
+
+
+def _with_others(model: ModelMetadata, others: Sequence[ModelMetadata]) -> ModelMetadata:
+    if not others:
+        return model
+    paths = dict.fromkeys(other.path for other in others if other.path != model.path)
+    names = dict.fromkeys(
+        other.name for other in others if other.path == model.path and other.name != model.name
+    )
+    here = {path.name for path in model.companions}
+    companions = list(model.companions)
+    for other in others:
+        companions.extend(path for path in other.companions if path.name not in here)
+        here.update(path.name for path in other.companions)
+    notes = model.notes + ((f"also named {', '.join(names)}",) if names else ())
+    return replace(
+        model,
+        duplicates=tuple(paths),
+        companions=tuple(companions),
+        notes=notes,
+        task_types=model.task_types or next((o.task_types for o in others if o.task_types), ()),
+        license=model.license or next((o.license for o in others if o.license), None),
+    )

@@ -1,0 +1,96 @@
+"""The Hugging Face hub cache: ``models--<owner>--<name>/{refs,blobs,snapshots/<revision>}``.
+
+Files of a snapshot are links to blobs that several revisions share; entries of the same bytes
+are merged later, by fingerprint.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from ravenxterm_lab.discovery.assemble import assemble_folder
+from ravenxterm_lab.discovery.base import Skipped, Source
+from ravenxterm_lab.discovery.cache import ScanCache
+from ravenxterm_lab.discovery.places import cache_home
+from ravenxterm_lab.discovery.walk import list_folder, walk
+from ravenxterm_lab.exceptions import ModelFileError
+from ravenxterm_lab.readers.text import read_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from ravenxterm_lab.metadata import ModelMetadata
+
+__all__ = ["HuggingFaceSource"]
+
+
+class HuggingFaceSource(Source):
+    """A hub cache.
+
+    Parameters
+    ----------
+    environment : mapping of str to str
+        Such as ``os.environ``: ``HF_HUB_CACHE``, ``HUGGINGFACE_HUB_CACHE``, ``HF_HOME`` and
+        ``XDG_CACHE_HOME`` count, in this order.
+    root : Path, optional
+        The cache itself; overrides the environment.
+    """
+
+    name: ClassVar[str] = "huggingface"
+
+    def __init__(self, environment: Mapping[str, str], root: Path | None = None) -> None:
+        self._root = root if root is not None else _hub(environment)
+
+    def roots(self) -> tuple[Path, ...]:
+        """Return the cache's directory."""
+        return (self._root,)
+
+    def discover(
+        self, progress: Callable[[Path], None] | None = None, cache: ScanCache | None = None
+    ) -> Iterator[ModelMetadata | Skipped]:
+        """Yield the models of every revision of every repository."""
+        cache = ScanCache() if cache is None else cache
+        if not self._root.is_dir():
+            return
+        listed = list_folder(self._root, self.name)
+        yield from listed.skipped
+        for repository in listed.folders:
+            if repository.name.startswith("models--"):
+                yield from self._repository(repository, progress, cache)
+
+    def _repository(
+        self, repository: Path, progress: Callable[[Path], None] | None, cache: ScanCache
+    ) -> Iterator[ModelMetadata | Skipped]:
+        blobs = repository / "blobs"
+        if blobs.is_dir():
+            # Only unfinished downloads are of interest here: the rest is reached by its name.
+            yield from list_folder(blobs, self.name).skipped
+        snapshots = repository / "snapshots"
+        if not snapshots.is_dir():
+            reason = "a repository without snapshots: its download was interrupted"
+            yield Skipped(repository, reason, self.name)
+            return
+        listed = list_folder(snapshots, self.name)
+        yield from listed.skipped
+        for snapshot in sorted(listed.folders, key=_in_use_first(repository)):
+            for folder in walk(snapshot, self.name):
+                yield from assemble_folder(folder, snapshot, self.name, progress, cache)
+
+
+def _hub(environment: Mapping[str, str]) -> Path:
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        stated = environment.get(variable)
+        if stated:
+            return Path(stated).expanduser()
+    stated = environment.get("HF_HOME")
+    base = Path(stated).expanduser() if stated else cache_home(environment) / "huggingface"
+    return base / "hub"
+
+
+def _in_use_first(repository: Path) -> Callable[[Path], tuple[bool, str]]:
+    try:
+        main = read_text(repository / "refs" / "main", 256).strip()
+    except ModelFileError:
+        main = ""
+    return lambda snapshot: (snapshot.name != main, snapshot.name)
