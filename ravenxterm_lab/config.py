@@ -60,11 +60,17 @@ def paths(home: str | os.PathLike[str] | None = None) -> Paths:
     Raises
     ------
     ConfigurationError
-        If the home exists and is not a directory.
+        If the home exists and is not a directory, or begins with the home of an unknown user.
     """
     chosen = home or os.environ.get(HOME_VARIABLE)
     if chosen:
-        root = Path(chosen).expanduser().absolute()
+        try:
+            root = Path(chosen).expanduser().absolute()
+        except RuntimeError as error:
+            raise ConfigurationError(
+                f"{HOME_VARIABLE} points to {os.fspath(chosen)!r}, and {error} "
+                "Write the directory out in full."
+            ) from error
     else:
         # Imported here: it costs 13 ms, and RAVENXTERM_HOME makes it needless.
         import platformdirs

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import difflib
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -118,6 +118,11 @@ class RuntimeFailureError(RavenXTermError, RuntimeError):
         super().__init__(message)
         self.kind = kind
         self.log = log
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, FailureKind, str]]:
+        # Exceptions are rebuilt from ``args``, which hold the message only; a failure crosses
+        # from the worker's process to ours.
+        return type(self), (str(self), self.kind, self.log)
 
 
 class StoreError(RavenXTermError, RuntimeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import tomllib
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -109,11 +110,28 @@ class UserPreferences(BaseModel):
             raise ValueError("each device may stand there once")
         return value
 
-    @field_validator("max_memory_usage", "keep_alive_seconds", mode="before")
+    @field_validator(
+        "max_memory_usage",
+        "keep_alive_seconds",
+        "auto_cleanup_threshold_bytes",
+        "history_window_days",
+        mode="before",
+    )
     @classmethod
     def _no_bool(cls, value: Any) -> Any:
         if isinstance(value, bool):
             raise ValueError("a number is needed, not True or False")  # noqa: TRY004 - pydantic collects ValueError
+        return value
+
+    @field_validator("model_weights", mode="before")
+    @classmethod
+    def _no_bool_or_broken_text(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            for name, weight in value.items():
+                cls._no_bool(weight)
+                # TOML is UTF-8, so that such a name could be set and never be saved.
+                if isinstance(name, str) and _lone_surrogate(name):
+                    raise ValueError(f"the name {name!r} is not valid Unicode")
         return value
 
     def __init__(self, **values: Any) -> None:
@@ -200,13 +218,17 @@ class UserPreferences(BaseModel):
         return target
 
 
+def _lone_surrogate(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _explain(error: ValidationError) -> PreferenceError:
     lines = []
     for item in error.errors(include_url=False):
         path = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
+        if item["type"] in {"extra_forbidden", "no_such_attribute"}:
             hint = did_you_mean(path, UserPreferences.model_fields)
             lines.append(f"Unknown preference {path!r}.{hint}")
         else:
-            lines.append(f"{path}={item['input']!r}: {item['msg']}")
+            lines.append(f"{path}={item['input']!r}: {item['msg'].removeprefix('Value error, ')}")
     return PreferenceError("; ".join(lines))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from numbers import Real
+from typing import Any
 
 from ravenxterm_lab.exceptions import RequirementError, did_you_mean
 from ravenxterm_lab.metadata import HardwareType, ModelType
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["TASKS", "TaskRequirements", "normalize_task"]
 
@@ -137,13 +136,18 @@ class TaskRequirements:
         Raises
         ------
         RequirementError
-            On an unknown key (with a suggestion), a value of the wrong kind, or two
-            different task types.
+            On what is no mapping, an unknown key (with a suggestion), a value of the wrong
+            kind, or two different task types.
         """
         if isinstance(requirements, TaskRequirements):
             given = {f.name: getattr(requirements, f.name) for f in fields(cls)}
-        else:
+        elif requirements is None or isinstance(requirements, Mapping):
             given = dict(requirements or {})
+        else:
+            raise RequirementError(
+                f"The requirements must be a mapping such as {{'max_size_bytes': 4 * 1024**3}}, "
+                f"got {requirements!r}."
+            )
         known = {f.name for f in fields(cls)}
         for key in given:
             if key not in known:
@@ -152,10 +156,11 @@ class TaskRequirements:
                 )
         if task_type is not None:
             wanted = normalize_task(task_type)
-            if given.get("task_type") not in (None, task_type, wanted):
+            other = given.get("task_type")
+            if other is not None and normalize_task(other) != wanted:
                 raise RequirementError(
                     f"The task is {wanted!r}, but the requirements say "
-                    f"task_type={given['task_type']!r}. Give one of the two."
+                    f"task_type={other!r}. Give one of the two."
                 )
             given["task_type"] = wanted
         return cls(**{key: _check(key, value) for key, value in given.items() if value is not None})
@@ -188,7 +193,8 @@ def _check(key: str, value: Any) -> Any:
         return value
     if key in _LISTS:
         return _check_list(key, value, _LISTS[key])
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    # Real takes in numpy's numbers, which come out of any data frame.
+    if isinstance(value, bool) or not isinstance(value, Real) or not _is_finite(value):
         raise RequirementError(f"{key} must be a finite number, got {value!r}.")
     if value < 0 or (key == "min_quality" and value > 1):
         allowed = "between 0 and 1" if key == "min_quality" else "0 or more"
@@ -198,6 +204,13 @@ def _check(key: str, value: Any) -> Any:
             raise RequirementError(f"{key} must be a whole number, got {value!r}.")
         return int(value)
     return float(value)
+
+
+def _is_finite(value: Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _check_list(key: str, value: Any, kind: type[Enum | str]) -> tuple[Any, ...]:

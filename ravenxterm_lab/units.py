@@ -21,11 +21,14 @@ def format_bytes(count: float | None) -> str:
     if count is None or not math.isfinite(count):
         return NOT_MEASURED
     value, sign = abs(float(count)), "-" if count < 0 else ""
-    for unit in _BINARY[:-1]:
-        if value < 1024 or (unit == "B" and value < 1024):
-            return f"{sign}{value:.0f} B" if unit == "B" else f"{sign}{value:.1f} {unit}"
+    # The limits are where rounding would reach the next unit: 1023.95 KiB reads 1.0 MiB.
+    if value < 1023.5:
+        return f"{sign}{value:.0f} B"
+    for unit in _BINARY[1:-1]:
         value /= 1024
-    return f"{sign}{value:.1f} {_BINARY[-1]}"
+        if value < 1023.95:
+            return f"{sign}{value:.1f} {unit}"
+    return f"{sign}{value / 1024:.1f} {_BINARY[-1]}"
 
 
 def format_seconds(seconds: float | None) -> str:
@@ -40,12 +43,13 @@ def format_seconds(seconds: float | None) -> str:
         return NOT_MEASURED
     if seconds < 0:
         return f"-{format_seconds(-seconds)}"
-    if seconds < 1e-3:
+    # The limits are where rounding would reach the next unit: 59.95 s reads 1 min 0 s.
+    if seconds < 999.5e-6:
         return f"{seconds * 1e6:.0f} µs"
-    if seconds < 1:
-        return f"{seconds * 1e3:.1f} ms" if seconds < 0.1 else f"{seconds * 1e3:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+    if seconds < 0.9995:
+        return f"{seconds * 1e3:.1f} ms" if seconds < 0.09995 else f"{seconds * 1e3:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s"
@@ -78,6 +82,8 @@ def format_count(count: float | None) -> str:
     if count is None or not math.isfinite(count):
         return "unknown"
     for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if abs(count) >= limit:
-            return f"{count / limit:.3g}{suffix}"
+        # Three digits: 999,500 rounds up to 1M, and beyond 999T the digits are written out.
+        if abs(count) >= 0.9995 * limit:
+            scaled = count / limit
+            return f"{scaled:.0f}{suffix}" if abs(scaled) >= 999.5 else f"{scaled:.3g}{suffix}"
     return f"{count:.0f}"
