@@ -125,7 +125,7 @@ def read_cpu(
     threads = len(allowed)
     if quota is not None and (rounded := max(1, math.ceil(quota.cpus))) < threads:
         notes.append(
-            f"The {quota.version} CPU quota allows {quota.cpus:g} CPUs' worth of time, "
+            f"The {quota.version} CPU quota allows the time of {quota.cpus:g} CPU, "
             f"less than the {threads} logical CPUs ({quota.path})."
         )
         threads = rounded

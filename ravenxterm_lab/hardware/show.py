@@ -46,7 +46,10 @@ def _rows(profile: HardwareProfile) -> list[tuple[str, str]]:
     free, total = format_bytes(profile.available_memory), format_bytes(profile.total_memory)
     rows = [
         ("Processor", f"{profile.cpu_name or 'name not told'} ({profile.cpu_architecture})"),
-        ("Cores", f"{profile.cpu_cores} cores, {profile.cpu_threads} threads usable"),
+        (
+            "Cores",
+            f"{_many(profile.cpu_cores, 'core')}, {_many(profile.cpu_threads, 'thread')} usable",
+        ),
         ("Instructions", " ".join(profile.instruction_sets) or _NOT_AVAILABLE),
         ("Memory", f"{free} free of {total} (limit: {profile.memory_limit_source})"),
         ("Swap", format_bytes(profile.swap_total) if profile.swap_total else "none"),
@@ -61,6 +64,10 @@ def _rows(profile: HardwareProfile) -> list[tuple[str, str]]:
     for npu in profile.npu_devices:
         rows.append(("NPU", f"{npu.name} ({npu.path}, driver {npu.driver or 'not told'})"))
     return rows
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def _gpu(gpu: GpuDevice) -> str:

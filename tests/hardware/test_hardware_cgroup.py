@@ -251,6 +251,20 @@ def test_an_unknown_usage_is_told_and_the_limit_still_binds(tmp_path: Path) -> N
     assert any("memory.current" in note for note in memory.notes)
 
 
+def test_a_limit_of_exactly_the_machine_is_the_machines(tmp_path: Path) -> None:
+    """A group that allows all there is does not bind."""
+    write(v2(tmp_path) / "memory.max", 8 * GIB)
+    meminfo(tmp_path, 8 * GIB, GIB)
+    assert read_memory(tmp_path).limit_source == "machine"
+
+
+def test_available_memory_never_exceeds_the_total(tmp_path: Path) -> None:
+    """Some containers show a MemAvailable above their MemTotal."""
+    meminfo(tmp_path, GIB, 2 * GIB)
+    memory = read_memory(tmp_path)
+    assert (memory.total, memory.available) == (GIB, GIB)
+
+
 sizes = st.integers(0, 2**45).map(lambda value: value // 4096 * 4096)
 
 

@@ -84,8 +84,7 @@ def test_memory_of_other_processes_counts() -> None:
             child.stdout.readline()
             alone = take_sample(FakeNvml()).process_memory
             both = take_sample(FakeNvml(), [child.pid, child.pid, os.getpid()]).process_memory
-            assert both - alone > 55_000_000
-            assert both - alone < 55_000_000 * 4
+            assert 55_000_000 < both - alone < 100_000_000
         finally:
             child.kill()
 

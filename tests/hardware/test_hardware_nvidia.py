@@ -298,6 +298,15 @@ def test_gb10_as_recorded_shares_the_systems_memory() -> None:
     assert (sample.memory_used, sample.percent) == (None, 0.0)
 
 
+@pytest.mark.parametrize("code", [code for code in CODES if code != 3])
+def test_no_memory_and_an_unknown_mig_mode_is_not_taken_for_unified(code: int) -> None:
+    """NOT_SUPPORTED means two things; when it cannot be told which, the memory is unknown."""
+    card = FakeGpu(failures={"nvmlDeviceGetMemoryInfo": 3, "nvmlDeviceGetMigMode": code})
+    device = read_nvidia(FakeNvml(card)).devices[0]
+    assert (device.unified_memory, device.mig, device.total_memory) == (False, None, None)
+    assert any(note.startswith("total_memory, available_memory") for note in device.notes)
+
+
 def test_zero_bytes_of_memory_is_unified_too() -> None:
     """Some drivers answer success with a total of zero on such devices."""
     device = read_nvidia(FakeNvml(FakeGpu(total_memory=0, used_memory=0))).devices[0]
@@ -353,6 +362,16 @@ def test_a_session_ends_when_its_block_raises() -> None:
 
     with pytest.raises(ZeroDivisionError):
         block()
+    assert nvml.sessions == 0
+
+
+def test_a_failed_start_ends_no_session_of_another() -> None:
+    """Where the start failed no shutdown follows, so that an outer session stays open."""
+    nvml = FakeNvml(FakeGpu())
+    with nvml_session(nvml):
+        nvml.failures["nvmlInit"] = 999
+        assert read_nvidia(nvml).devices == ()
+        assert nvml.sessions == 1
     assert nvml.sessions == 0
 
 

@@ -114,7 +114,7 @@ def test_a_cpu_quota_binds_and_is_named(tmp_path: Path) -> None:
         pytest.skip("a quota of one thread cannot bind on one CPU")
     profile = detect(root=contained(tmp_path, "max", cpus="50000 100000"))
     assert (profile.cpu_cores, profile.cpu_threads) == (1, 1)
-    assert any("CPU quota allows 0.5" in note for note in profile.notes)
+    assert any("CPU quota allows the time of 0.5 CPU" in note for note in profile.notes)
 
 
 def test_no_driver_is_a_note_and_nothing_else() -> None:
