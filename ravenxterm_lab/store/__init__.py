@@ -1,0 +1,12 @@
+"""Record: every execution, from every process, kept and queryable at once.
+
+`Store.record_execution` appends to a memory-mapped segment of this process's own; one
+process at a time moves what waits into ``main.duckdb``; `Store.sql` unites both. See the
+module docstrings of ``segments``, ``ingest`` and ``reading``, in this order.
+"""
+
+from ravenxterm_lab.store.result import QueryResult
+from ravenxterm_lab.store.schema import ExecutionId
+from ravenxterm_lab.store.store import Store, StoreInfo
+
+__all__ = ["ExecutionId", "QueryResult", "Store", "StoreInfo"]

@@ -1,0 +1,192 @@
+"""DuckDB: connections, the file, its schema and its watermarks. The gates are the caller's.
+
+The file is opened by nothing but DuckDB: closing any other descriptor of it would drop
+the lock that DuckDB holds on it (POSIX record locks belong to the process).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ravenxterm_lab.exceptions import StoreError, StoreVersionError
+from ravenxterm_lab.store.schema import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    import duckdb
+
+__all__ = [
+    "CATALOGUE",
+    "DATABASE",
+    "attach",
+    "connect",
+    "create",
+    "migrate",
+    "read_watermarks",
+    "views",
+    "write_watermarks",
+]
+
+DATABASE = "main.duckdb"
+#: The name under which the file is attached; views over it live in the memory of the reader.
+CATALOGUE = "ingested"
+
+#: The oldest DuckDB that can read the file: 1.5.
+_STORAGE_VERSION = "v1.5.0"
+_PACKAGE = "ravenxterm_lab.store"
+
+# DuckDB starts threads and takes locks of the whole process while it connects; a fork
+# at that moment would leave them locked for ever in the child.
+_connecting = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_connecting.acquire,
+        after_in_parent=_connecting.release,
+        after_in_child=_connecting.release,
+    )
+
+
+def connect(threads: int | None = None) -> duckdb.DuckDBPyConnection:
+    """Open an empty database in memory that reaches for no network and no Python variable."""
+    with _connecting:
+        import duckdb
+
+        config: dict[str, Any] = {
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "python_enable_replacements": False,
+            "temp_directory": str(Path(tempfile.gettempdir()) / f"ravenxterm-{os.getpid()}"),
+        }
+        if threads is not None:
+            config["threads"] = threads
+        connection = duckdb.connect(":memory:", config=config)
+        connection.execute("SET TimeZone = 'UTC'")
+        return connection
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def _migrations() -> list[tuple[int, str, str]]:
+    found = []
+    for entry in resources.files(_PACKAGE).joinpath("migrations").iterdir():
+        number, _, name = entry.name.partition("_")
+        if entry.name.endswith(".sql"):
+            found.append((int(number), name.removesuffix(".sql"), entry.read_text("utf-8")))
+    return sorted(found)
+
+
+def views() -> str:
+    """Return the SQL that creates the views for people."""
+    return resources.files(_PACKAGE).joinpath("views.sql").read_text("utf-8")
+
+
+def _version(connection: duckdb.DuckDBPyConnection) -> int:
+    """Return the schema version of the attached file, 0 for an empty one."""
+    known = connection.execute(
+        "SELECT count(*) FROM duckdb_tables() "
+        "WHERE database_name = ? AND table_name = 'schema_version'",
+        [CATALOGUE],
+    ).fetchall()
+    if not known[0][0]:
+        return 0
+    row = connection.execute(f"SELECT max(version) FROM {CATALOGUE}.schema_version").fetchone()  # noqa: S608 - our own names
+    return int(row[0] or 0) if row else 0
+
+
+def migrate(connection: duckdb.DuckDBPyConnection) -> None:
+    """Bring what is attached as `CATALOGUE` to the current schema, in one transaction."""
+    version = _version(connection)
+    if version == SCHEMA_VERSION:
+        return
+    connection.execute(f"USE {CATALOGUE}")
+    connection.execute("BEGIN")
+    for number, name, sql in _migrations():
+        if number > version:
+            connection.execute(sql)
+            connection.execute(
+                "INSERT INTO schema_version VALUES (?, ?, now() AT TIME ZONE 'UTC')",
+                [number, name],
+            )
+    connection.execute(views())
+    connection.execute("COMMIT")
+    connection.execute("USE memory")
+
+
+def create(directory: Path) -> None:
+    """Create the file with its schema; under its final name it is never half-made."""
+    path = directory / DATABASE
+    draft = directory / f"{DATABASE}.new"
+    for leftover in (draft, Path(f"{draft}.wal")):
+        leftover.unlink(missing_ok=True)
+    connection = connect(threads=1)
+    try:
+        connection.execute(
+            f"ATTACH {_quoted(draft)} AS {CATALOGUE} (STORAGE_VERSION '{_STORAGE_VERSION}')"
+        )
+        migrate(connection)
+        connection.execute(f"DETACH {CATALOGUE}")
+    finally:
+        connection.close()
+    draft.chmod(0o600)
+    draft.rename(path)
+
+
+def attach(connection: duckdb.DuckDBPyConnection, directory: Path, *, read_only: bool) -> None:
+    """Attach the file as `CATALOGUE`.
+
+    Raises
+    ------
+    StoreError
+        If DuckDB cannot open it.
+    StoreVersionError
+        If a newer version of this package made it; it was not changed.
+    """
+    import duckdb
+
+    path = directory / DATABASE
+    try:
+        connection.execute(
+            f"ATTACH {_quoted(path)} AS {CATALOGUE}{' (READ_ONLY)' if read_only else ''}"
+        )
+        version = _version(connection)
+    except duckdb.Error as error:
+        raise StoreError(
+            f"{path} cannot be opened by DuckDB ({str(error).splitlines()[0]}). Move it aside "
+            "to begin a new one; what still waits in the spool is kept."
+        ) from error
+    if version > SCHEMA_VERSION:
+        connection.execute(f"DETACH {CATALOGUE}")
+        raise StoreVersionError(
+            f"{path} has schema version {version}, made by a newer version of ravenxterm-lab; "
+            f"this one knows version {SCHEMA_VERSION}. It was left untouched. "
+            "Upgrade with: pip install --upgrade ravenxterm-lab"
+        )
+
+
+def read_watermarks(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """Return, by session, the first sequence number that was not ingested."""
+    rows = connection.execute(f"SELECT session, next_seq FROM {CATALOGUE}.watermarks").fetchall()  # noqa: S608 - our own names
+    return dict(rows)
+
+
+def write_watermarks(
+    connection: duckdb.DuckDBPyConnection, before: dict[str, int], after: dict[str, int]
+) -> None:
+    """Write the watermarks that differ from ``before``, within the caller's transaction."""
+    for session, next_seq in after.items():
+        if session not in before:
+            connection.execute(
+                f"INSERT INTO {CATALOGUE}.watermarks VALUES (?, ?)",
+                [session, next_seq],  # noqa: S608 - our own names
+            )
+        elif before[session] != next_seq:
+            connection.execute(
+                f"UPDATE {CATALOGUE}.watermarks SET next_seq = ? WHERE session = ?",  # noqa: S608 - our own names
+                [next_seq, session],
+            )

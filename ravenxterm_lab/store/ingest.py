@@ -1,0 +1,440 @@
+"""Ingest: what waits in the spool goes into the database, rows and watermarks together.
+
+One process at a time, elected by ``ingest.lock``, decodes outside the gate and holds the
+gate for one transaction. A segment is removed after the commit that consumed it, once
+nobody writes to it any more. A death at any point leaves either both or none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ravenxterm_lab.exceptions import RavenXTermError, StoreError, StoreVersionError
+from ravenxterm_lab.store import database
+from ravenxterm_lab.store.decoding import decode, select_list
+from ravenxterm_lab.store.forking import watch_forks
+from ravenxterm_lab.store.locks import FileLock, exclusive_gate, is_locked, shared_gate
+from ravenxterm_lab.store.segments import store_error
+from ravenxterm_lab.store.snapshot import list_segments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from ravenxterm_lab.store.recorder import Recorder
+    from ravenxterm_lab.store.snapshot import Rows, SegmentFile
+
+__all__ = ["CROWDED", "PASS_LIMIT", "Daemon", "IngestThread", "Ingester", "Pass"]
+
+#: Events that one pass moves at most, so that the gate is held only shortly.
+PASS_LIMIT = 100_000
+#: Segments in the spool above which an ingest is due at once.
+CROWDED = 32
+
+_STALE_DRAFT = 60.0  # seconds after which a half-made segment is nobody's
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass did.
+
+    Attributes
+    ----------
+    rows : int
+        Events moved.
+    more : bool
+        Whether more was waiting than one pass takes.
+    """
+
+    rows: int
+    more: bool
+
+
+@dataclass(slots=True)
+class _Work:
+    """One segment on its way through a pass."""
+
+    segment: SegmentFile
+    final: bool
+    rows: Rows | None = None
+    drained: bool = False
+
+
+class Ingester:
+    """Moves events from the spool into the database. Any thread may call it.
+
+    Parameters
+    ----------
+    directory : Path
+        The store.
+    note : callable
+        Receives a sentence for each problem met.
+    """
+
+    def __init__(self, directory: Path, note: Callable[[str], None]) -> None:
+        self._directory = directory
+        self._spool = directory / "spool"
+        self._note = note
+        # What the file said last; its state tells whether another process wrote since.
+        self._watermarks: dict[str, int] = {}
+        self._state: tuple[int, ...] | None = None
+        self._patience = 0.25
+        self._lock = threading.Lock()
+        self._at_rest = False
+        watch_forks(self)
+
+    def before_fork(self) -> None:
+        """Wait for a pass of another thread, lest the child inherit half of DuckDB."""
+        self._at_rest = self._lock.acquire(timeout=10.0)
+
+    def after_fork_in_parent(self) -> None:
+        """Allow passes again."""
+        if self._at_rest:
+            self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Begin with a lock that nobody holds."""
+        self._lock = threading.Lock()
+
+    def crowded(self) -> bool:
+        """Whether so many segments lie in the spool that an ingest is due."""
+        try:
+            return sum(path.suffix == ".rec" for path in self._spool.iterdir()) > CROWDED
+        except OSError:
+            return False
+
+    def run_pass(
+        self, *, patience: float = 0.0, stop: Callable[[], bool] | None = None
+    ) -> Pass | None:
+        """Move what waits, at most `PASS_LIMIT` events.
+
+        Parameters
+        ----------
+        patience : float
+            How long to wait for another ingester to finish, and for the gate (s). With 0
+            the wait for the gate adapts: it grows each time that it was in vain.
+        stop : callable, optional
+            Ends a wait early when it returns True.
+
+        Returns
+        -------
+        Pass or None
+            None when another process ingests or reads for longer than that.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be written or read.
+        StoreVersionError
+            If a newer version made the database; nothing was touched.
+        """
+        if not self._spool.is_dir():
+            return Pass(0, more=False)
+        try:
+            with (
+                self._lock,
+                FileLock(self._directory / "ingest.lock", create=True) as lock,
+            ):
+                if not lock.acquire(shared=False, patience=patience, stop=stop):
+                    return None
+                return self._pass(patience, stop)
+        except OSError as error:
+            raise store_error(self._directory, error) from error
+
+    def _pass(self, patience: float, stop: Callable[[], bool] | None) -> Pass | None:
+        self._remove_stale_drafts()
+        self._refresh_watermarks()
+        segments = list_segments(self._spool, self._note)
+        try:
+            while True:
+                after = dict(self._watermarks)
+                work, more = self._collect(segments, after)
+                batches = [item.rows for item in work if item.rows is not None]
+                moved = sum(len(rows.slots) for rows in batches)
+                if batches:
+                    done = self._commit(decode(batches), after, patience, stop)
+                    if done is None:
+                        return None
+                    if not done:
+                        continue
+                    for rows in batches:
+                        for seq, why in rows.damaged:
+                            self._note(f"event {rows.session}:{seq} was skipped: {why}")
+                self._remove_consumed(work)
+                return Pass(moved, more)
+        finally:
+            for segment in segments:
+                segment.close()
+
+    def _collect(
+        self, segments: list[SegmentFile], after: dict[str, int]
+    ) -> tuple[list[_Work], bool]:
+        """Read what waits, in order within each session, and advance ``after`` past it.
+
+        The second value says whether more waits than one pass takes.
+        """
+        budget = PASS_LIMIT
+        work: list[_Work] = []
+        stuck: set[str] = set()
+        for segment in segments:
+            session = segment.session
+            previous = work[-1] if work and work[-1].segment.session == session else None
+            if budget <= 0:
+                break
+            if session in stuck:
+                continue
+            if previous is not None and not (
+                previous.final or after.get(session) == segment.first_seq
+            ):
+                stuck.add(session)
+                continue
+            # Asked before the content is read: what a dead process wrote is then final.
+            item = _Work(segment, final=not self._is_live(segment))
+            work.append(item)
+            seen = max(after.get(session, 1), segment.first_seq)
+            if segment.written(seen):
+                item.rows = rows = segment.read(seen, budget)
+                after[session] = rows.next_seq
+                budget -= rows.next_seq - seen
+                item.drained = not segment.written(rows.next_seq)
+            else:
+                item.drained = True
+            if not item.drained:
+                stuck.add(session)
+        return work, budget <= 0
+
+    @staticmethod
+    def _is_live(segment: SegmentFile) -> bool:
+        try:
+            return is_locked(segment.path)
+        except FileNotFoundError:
+            return False
+
+    def _file_state(self) -> tuple[int, ...] | None:
+        # stat() opens nothing, so it is safe beside DuckDB's locks.
+        try:
+            stat = (self._directory / database.DATABASE).stat()
+        except FileNotFoundError:
+            return None
+        return (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+    def _refresh_watermarks(self) -> None:
+        state = self._file_state()
+        if state is not None and state == self._state:
+            return
+        self._watermarks = {}
+        if state is not None:
+            connection = database.connect(threads=1)
+            try:
+                with shared_gate(self._directory):
+                    database.attach(connection, self._directory, read_only=True)
+                    self._watermarks = database.read_watermarks(connection)
+                    connection.execute(f"DETACH {database.CATALOGUE}")
+                    self._state = self._file_state()
+            finally:
+                connection.close()
+
+    def _commit(
+        self,
+        tables: dict[str, pa.Table],
+        after: dict[str, int],
+        patience: float,
+        stop: Callable[[], bool] | None,
+    ) -> bool | None:
+        """Write rows and watermarks; False if the watermarks were not those assumed."""
+        import duckdb
+
+        connection = database.connect(threads=1)
+        try:
+            for name, table in tables.items():
+                connection.register(f"pending_{name}", table)
+            with exclusive_gate(
+                self._directory, patience=patience or self._patience, stop=stop
+            ) as obtained:
+                if not obtained:
+                    self._patience = min(self._patience * 2, 4.0)
+                    return None
+                self._patience = 0.25
+                if not (self._directory / database.DATABASE).exists():
+                    database.create(self._directory)
+                database.attach(connection, self._directory, read_only=False)
+                database.migrate(connection)
+                before = database.read_watermarks(connection)
+                if before != self._watermarks:
+                    # The file was replaced since it was read; begin again from what it says.
+                    self._watermarks = before
+                    return False
+                connection.execute("BEGIN")
+                for name in tables:
+                    connection.execute(
+                        f"INSERT INTO {database.CATALOGUE}.{name} BY NAME "
+                        f"SELECT {select_list(name)} FROM pending_{name}"  # noqa: S608 - our own names
+                    )
+                database.write_watermarks(connection, before, after)
+                connection.execute("COMMIT")
+                # Within the gate: detaching checkpoints, and readers shall find no log to replay.
+                connection.execute(f"DETACH {database.CATALOGUE}")
+                self._state = self._file_state()
+        except duckdb.Error as error:
+            reason = str(error).splitlines()[0]
+            raise StoreError(
+                f"The rows in {self._spool} could not be moved into "
+                f"{self._directory / database.DATABASE} ({reason}). They are kept where they "
+                "are and can be queried. Make sure that the disk is not full."
+            ) from error
+        finally:
+            connection.close()
+        self._watermarks = after
+        return True
+
+    def _remove_consumed(self, work: list[_Work]) -> None:
+        for item in work:
+            if item.drained and item.final:
+                # The slots first: a sidecar without them is known to be a leftover.
+                for suffix in (".rec", ".str", ".ext"):
+                    item.segment.path.with_suffix(suffix).unlink(missing_ok=True)
+
+    def _remove_stale_drafts(self) -> None:
+        names = {path.name for path in self._spool.iterdir()}
+        now = time.time()
+        for name in names:
+            path = self._spool / name
+            orphan = path.suffix in (".str", ".ext") and f"{path.stem}.rec" not in names
+            if orphan or path.suffix == ".new":
+                with contextlib.suppress(FileNotFoundError):
+                    if now - path.stat().st_mtime > _STALE_DRAFT and not is_locked(path):
+                        path.unlink()
+
+
+class IngestThread(threading.Thread):
+    """The daemon of one process: brings segments to the disk and ingests now and then.
+
+    It holds no reference to its store, never prints, and waits for nothing that `stop`
+    does not end.
+    """
+
+    def __init__(
+        self,
+        ingester: Ingester,
+        recorder: Recorder,
+        interval: float,
+        note: Callable[[str], None],
+    ) -> None:
+        super().__init__(name="ravenxterm-store", daemon=True)
+        self._ingester = ingester
+        self._recorder = recorder
+        self._interval = interval
+        self._note = note
+        self._wake = threading.Event()
+        self._stopped = threading.Event()
+
+    def wake(self) -> None:
+        """Look at once whether enough waits."""
+        self._wake.set()
+
+    def stop(self, patience: float) -> None:
+        """End the thread; wait for at most ``patience`` seconds until it has."""
+        self._stopped.set()
+        self._wake.set()
+        if threading.current_thread() is not self and self.is_alive():
+            self.join(patience)
+
+    def run(self) -> None:
+        """Sync each second; ingest when enough time has passed or enough waits."""
+        synced = last = time.monotonic()
+        ingested = 0
+        # Many short-lived processes leave a segment each, and none lives to ingest.
+        due = self._ingester.crowded()
+        while not self._stopped.is_set():
+            self._wake.wait(0 if due else min(1.0, self._interval))
+            self._wake.clear()
+            if self._stopped.is_set():
+                return
+            try:
+                now = time.monotonic()
+                if now - synced >= 1.0:
+                    synced = now
+                    self._look_after_segment()
+                waiting = self._recorder.recorded - ingested
+                if due or now - last >= self._interval or waiting >= PASS_LIMIT:
+                    ingested = self._recorder.recorded
+                    self._ingest()
+                    last, due = time.monotonic(), False
+            except StoreVersionError as error:
+                self._note(str(error))
+                return
+            except (RavenXTermError, OSError) as error:
+                self._note(str(error))
+                last, due = time.monotonic(), False
+
+    def _look_after_segment(self) -> None:
+        if self._recorder.drop_lost_segment():
+            self._note(
+                "The segment of this process was deleted while it was in use; what it still "
+                "held is lost, and recording goes on in a new one."
+            )
+        self._recorder.sync()
+
+    def _ingest(self) -> None:
+        while not self._stopped.is_set():
+            done = self._ingester.run_pass(stop=self._stopped.is_set)
+            if done is None or not done.more:
+                return
+
+
+class Daemon:
+    """Starts the thread of a process when there is something to do, again in each child.
+
+    Parameters
+    ----------
+    ingester : Ingester
+        What the thread runs.
+    interval : float
+        Seconds between passes.
+    note : callable
+        Receives a sentence for each problem met.
+    enabled : bool
+        Whether there is to be a thread at all.
+    """
+
+    def __init__(
+        self,
+        ingester: Ingester,
+        interval: float,
+        note: Callable[[str], None],
+        *,
+        enabled: bool,
+    ) -> None:
+        self._ingester = ingester
+        self._interval = interval
+        self._note = note
+        self._enabled = enabled
+        self._thread: IngestThread | None = None
+        self.recorder: Recorder | None = None
+
+    def poke(self) -> None:
+        """Start the thread, or wake it: a segment was begun."""
+        if not self._enabled or self.recorder is None:
+            return
+        # A thread does not survive a fork; in the child this one is not alive.
+        if self._thread is not None and self._thread.is_alive():
+            self._thread.wake()
+            return
+        thread = IngestThread(self._ingester, self.recorder, self._interval, self._note)
+        # A process that is about to exit starts no threads; another one will ingest.
+        with contextlib.suppress(RuntimeError):
+            thread.start()
+            self._thread = thread
+
+    def stop(self) -> None:
+        """End the thread; a pass in progress is given time to finish."""
+        self._enabled = False
+        if self._thread is not None:
+            self._thread.stop(patience=10.0)
+            self._thread = None

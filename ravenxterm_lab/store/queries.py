@@ -1,0 +1,60 @@
+"""What a person may ask: one read-only statement, and errors of one line."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from ravenxterm_lab.exceptions import QueryError, did_you_mean
+from ravenxterm_lab.store.schema import TABLES
+
+if TYPE_CHECKING:
+    import duckdb
+
+__all__ = ["VIEWS", "check_statement", "one_line"]
+
+#: The views of ``views.sql``.
+VIEWS = ("catalogue", "hardware", "last_24h", "model_stats")
+
+_EXPLAIN = re.compile(r"\s*EXPLAIN\b\s*(ANALYZE\b)?\s*(\([^)]*\))?", re.IGNORECASE)
+_PIVOT = re.compile(r"\s*(FROM\b.*|WITH\b.*)?\b(PIVOT|UNPIVOT)\b", re.IGNORECASE | re.DOTALL)
+_MISSING_TABLE = re.compile(r"Table with name (.+?) does not exist")
+_ALLOWED = (
+    "Only one read-only statement is allowed: SELECT, FROM, WITH, VALUES, DESCRIBE, SHOW, "
+    "SUMMARIZE, PIVOT or EXPLAIN."
+)
+
+
+def check_statement(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+    """Let one read-only statement through.
+
+    Raises
+    ------
+    QueryError
+        If there is none, more than one, one that writes or configures, or a syntax error.
+    """
+    import duckdb
+
+    if not isinstance(query, str):
+        raise QueryError(f"A query must be a string, got {type(query).__name__}. {_ALLOWED}")
+    try:
+        statements = connection.extract_statements(query)
+    except duckdb.Error as error:
+        raise QueryError(one_line(error)) from error
+    if len(statements) != 1:
+        raise QueryError(f"The query holds {len(statements)} statements. {_ALLOWED}")
+    kind = statements[0].type.name
+    if kind == "EXPLAIN":
+        check_statement(connection, _EXPLAIN.sub("", query, count=1))
+    elif not (kind == "SELECT" or (kind == "MULTI" and _PIVOT.match(query))):
+        raise QueryError(f"{kind} is not allowed here. {_ALLOWED}")
+
+
+def one_line(error: Exception) -> str:
+    """Return what DuckDB said as one line, with a suggestion from our own tables."""
+    text = str(error).split("\n\nLINE", 1)[0]
+    missing = _MISSING_TABLE.search(text)
+    if missing:
+        known = [*TABLES, *VIEWS]
+        return f"There is no table {missing[1]!r}.{did_you_mean(missing[1], known)}"
+    return " ".join(text.split())

@@ -1,0 +1,184 @@
+"""Reading: the database and whatever still waits in the spool, as one.
+
+The order makes it complete: the segments are opened before the gate is taken, and what
+was ingested and removed in between is then covered by the watermarks, which are read
+after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from ravenxterm_lab.exceptions import QueryError, StoreError
+from ravenxterm_lab.store import database
+from ravenxterm_lab.store.decoding import decode, select_list
+from ravenxterm_lab.store.locks import shared_gate
+from ravenxterm_lab.store.queries import check_statement, one_line
+from ravenxterm_lab.store.result import QueryResult
+from ravenxterm_lab.store.schema import TABLES
+from ravenxterm_lab.store.segments import store_error
+from ravenxterm_lab.store.snapshot import list_segments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import duckdb
+
+    from ravenxterm_lab.store.snapshot import SegmentFile
+
+__all__ = ["Reader", "open_reader", "run_query"]
+
+_COUNTS = " UNION ALL ".join(f"SELECT '{name}', count(*) FROM {name}" for name in TABLES)  # noqa: S608 - our own names
+
+
+class Reader:
+    """A connection in memory that sees every event recorded before it was opened.
+
+    Attributes
+    ----------
+    connection : DuckDBPyConnection
+        With a view for every table and those of ``views.sql``; it can reach no file.
+    segments, pending : int
+        Segments in the spool, and events in them that were not ingested.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, segments: int, pending: int) -> None:
+        self.connection = connection
+        self.segments = segments
+        self.pending = pending
+
+    def count_rows(self) -> dict[str, int]:
+        """Return the number of rows of each table."""
+        return dict(self.connection.execute(_COUNTS).fetchall())
+
+
+@contextlib.contextmanager
+def open_reader(directory: Path, note: Callable[[str], None]) -> Iterator[Reader]:
+    """Open what was recorded so far, by every process; the gate is held meanwhile.
+
+    Parameters
+    ----------
+    directory : Path
+        The store; nothing is created when it does not exist.
+    note : callable
+        Receives a sentence for each event or segment that cannot be read.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
+    StoreVersionError
+        If a newer version of this package made it.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise StoreError(
+            f"The metric store cannot be read: {directory} is a file. Move it away, or set "
+            "RAVENXTERM_HOME to another directory."
+        )
+    with contextlib.ExitStack() as stack:
+        connection = stack.enter_context(contextlib.closing(database.connect()))
+        try:
+            segments = list_segments(directory / "spool", note)
+        except OSError as error:
+            raise store_error(directory, error) from error
+        for segment in segments:
+            stack.callback(segment.close)
+        gated = stack.enter_context(shared_gate(directory))
+        if gated and (directory / database.DATABASE).exists():
+            database.attach(connection, directory, read_only=True)
+        else:
+            connection.execute(f"ATTACH ':memory:' AS {database.CATALOGUE}")
+            database.migrate(connection)
+        pending = _add_pending(connection, segments, note)
+        connection.execute(database.views())
+        connection.execute("SET enable_external_access = false")
+        yield Reader(connection, len(segments), pending)
+
+
+def _add_pending(
+    connection: duckdb.DuckDBPyConnection,
+    segments: list[SegmentFile],
+    note: Callable[[str], None],
+) -> int:
+    """Create a view for every table that unites what was ingested with what waits."""
+    watermarks = database.read_watermarks(connection)
+    batches = []
+    for segment in segments:
+        seen = max(watermarks.get(segment.session, 1), segment.first_seq)
+        if segment.written(seen):
+            rows = segment.read(seen)
+            batches.append(rows)
+            for seq, why in rows.damaged:
+                note(f"event {rows.session}:{seq} was skipped: {why}")
+    tables = decode(batches) if batches else {}
+    for name in TABLES:
+        union = ""
+        if name in tables:
+            connection.register(f"pending_{name}", tables[name])
+            union = f" UNION ALL BY NAME SELECT {select_list(name)} FROM pending_{name}"  # noqa: S608 - our own names
+        connection.execute(
+            f"CREATE VIEW {name} AS SELECT * FROM {database.CATALOGUE}.{name}{union}"  # noqa: S608 - our own names
+        )
+    return sum(len(rows.slots) for rows in batches)
+
+
+def _copy_comments(connection: duckdb.DuckDBPyConnection) -> None:
+    """Give the views over the tables the comments of the tables."""
+    of_tables = connection.execute(
+        "SELECT table_name, comment FROM duckdb_tables() WHERE database_name = ?",
+        [database.CATALOGUE],
+    ).fetchall()
+    of_columns = connection.execute(
+        "SELECT table_name, column_name, comment FROM duckdb_columns() "
+        "WHERE database_name = ? AND comment IS NOT NULL",
+        [database.CATALOGUE],
+    ).fetchall()
+    for table, comment in of_tables:
+        if table in TABLES and comment:
+            connection.execute(f"COMMENT ON VIEW {table} IS {_literal(comment)}")
+    for table, column, comment in of_columns:
+        if table in TABLES:
+            connection.execute(f'COMMENT ON COLUMN {table}."{column}" IS {_literal(comment)}')
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def run_query(
+    directory: Path,
+    query: str,
+    params: Sequence[object] | Mapping[str, object] | None,
+    note: Callable[[str], None],
+) -> QueryResult:
+    """Run one read-only statement and materialise its result.
+
+    Raises
+    ------
+    QueryError
+        If it is not one read-only statement, or DuckDB refuses it.
+    StoreError
+        If the store cannot be read.
+    """
+    import duckdb
+
+    start = time.perf_counter()
+    with open_reader(directory, note) as reader:
+        connection = reader.connection
+        check_statement(connection, query)
+        # Only the functions that describe the catalogue show comments; the rest need not pay.
+        if "duckdb_" in query.lower():
+            _copy_comments(connection)
+        connection.execute("SET lock_configuration = true")
+        if isinstance(params, (str, bytes)):
+            raise QueryError("params must be a sequence or a mapping, not a string.")
+        try:
+            relation = connection.sql(query, params=params)
+            types = tuple(str(kind) for kind in relation.types)
+            table = relation.to_arrow_table()
+        except duckdb.Error as error:
+            raise QueryError(one_line(error)) from error
+    return QueryResult(query, table, types, time.perf_counter() - start)

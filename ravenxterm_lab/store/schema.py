@@ -1,0 +1,168 @@
+"""The tables of the store: their kinds on disk, their columns and the types of these.
+
+The SQL in ``migrations`` is what creates them; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "COMMON",
+    "CONTEXT",
+    "ExecutionId",
+    "KIND_OF",
+    "MAX_PAYLOAD",
+    "SCHEMA_VERSION",
+    "TABLES",
+    "Table",
+]
+
+#: The highest number among ``migrations/*.sql``.
+SCHEMA_VERSION = 1
+
+#: The most that one event may hold beside its fixed fields (bytes).
+MAX_PAYLOAD = 16 * 1024 * 1024
+
+#: Every table begins with these; they follow from the slot and its segment.
+COMMON: Mapping[str, str] = MappingProxyType(
+    {"ts": "TIMESTAMP", "session": "VARCHAR", "seq": "UBIGINT"}
+)
+
+#: What repeats from one execution to the next is written once per segment.
+CONTEXT = (
+    "model",
+    "fingerprint",
+    "task",
+    "device",
+    "runtime",
+    "settings",
+    "hardware",
+    "external",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionId:
+    """Which event it is, among all processes that ever recorded.
+
+    Attributes
+    ----------
+    session : str
+        The recording process (a forked child has one of its own).
+    seq : int
+        Number of the event within its session, from 1.
+
+    Examples
+    --------
+    >>> str(ExecutionId("19a0c1", 7)), ExecutionId.parse("19a0c1:7").seq
+    ('19a0c1:7', 7)
+    """
+
+    session: str
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.session}:{self.seq}"
+
+    @classmethod
+    def parse(cls, text: str) -> ExecutionId:
+        """Read what ``str()`` wrote.
+
+        Raises
+        ------
+        ValueError
+            If it is not of the form ``session:seq``.
+        """
+        session, colon, seq = text.rpartition(":")
+        if not (session and colon and seq.isascii() and seq.isdigit()):
+            raise ValueError(f"{text!r} is not an execution id; it must read 'session:seq'.")
+        return cls(session, int(seq))
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table of events.
+
+    Attributes
+    ----------
+    kind : int
+        The byte that marks it in a segment; never reused for another table.
+    columns : mapping of str to str
+        DuckDB types by column, in order, without those of `COMMON`.
+    """
+
+    kind: int
+    columns: Mapping[str, str]
+
+    @property
+    def all_columns(self) -> dict[str, str]:
+        """Types by column with those of `COMMON` first, as the SQL creates them."""
+        return {**COMMON, **self.columns}
+
+
+def _table(kind: int, columns: str) -> Table:
+    pairs = (column.split(" ", 1) for column in columns.replace("\n", " ").split("; "))
+    return Table(kind, MappingProxyType({name.strip(): sql.strip() for name, sql in pairs}))
+
+
+TABLES: Mapping[str, Table] = MappingProxyType(
+    {
+        "executions": _table(
+            1,
+            "model VARCHAR; fingerprint VARCHAR; task VARCHAR; device VARCHAR; runtime VARCHAR; "
+            "settings VARCHAR; hardware VARCHAR; selection VARCHAR; external BOOLEAN; "
+            "latency DOUBLE; throughput DOUBLE; memory_efficiency DOUBLE; success BOOLEAN; "
+            "time_to_first_token DOUBLE; tokens_in UBIGINT; tokens_out UBIGINT; "
+            "peak_memory UBIGINT; energy DOUBLE; quality DOUBLE; error VARCHAR; "
+            "num MAP(VARCHAR, DOUBLE); extra JSON",
+        ),
+        "selections": _table(
+            2,
+            "selection VARCHAR; task VARCHAR; chosen VARCHAR; fingerprint VARCHAR; "
+            "probability DOUBLE; policy VARCHAR; requirements JSON; preferences JSON; "
+            "reason VARCHAR",
+        ),
+        "candidates": _table(
+            3,
+            "selection VARCHAR; model VARCHAR; fingerprint VARCHAR; rank UINTEGER; score DOUBLE; "
+            "feasible BOOLEAN; reason VARCHAR; parts JSON",
+        ),
+        "loads": _table(
+            4,
+            "model VARCHAR; fingerprint VARCHAR; runtime VARCHAR; device VARCHAR; "
+            "settings VARCHAR; hardware VARCHAR; success BOOLEAN; seconds DOUBLE; "
+            "memory_bytes UBIGINT; anonymous_bytes UBIGINT; file_bytes UBIGINT; "
+            "predicted_bytes UBIGINT; buffers JSON; failure VARCHAR; error VARCHAR",
+        ),
+        "predictions": _table(
+            5,
+            "execution VARCHAR; model VARCHAR; fingerprint VARCHAR; task VARCHAR; "
+            "quantity VARCHAR; tier VARCHAR; predicted DOUBLE; low DOUBLE; high DOUBLE; "
+            "actual DOUBLE",
+        ),
+        "hardware_samples": _table(
+            6,
+            "hardware VARCHAR; cpu_percent DOUBLE; memory_used UBIGINT; "
+            "memory_available UBIGINT; process_memory UBIGINT; gpu INTEGER; gpu_percent DOUBLE; "
+            "gpu_memory_used UBIGINT; gpu_power DOUBLE; gpu_temperature DOUBLE",
+        ),
+        "preference_changes": _table(7, "field VARCHAR; old JSON; new JSON"),
+        "messages": _table(8, "level VARCHAR; subject VARCHAR; text VARCHAR"),
+        "feedback": _table(9, "execution VARCHAR; quality DOUBLE; note VARCHAR"),
+        "models": _table(
+            10,
+            "fingerprint VARCHAR; name VARCHAR; model_type VARCHAR; path VARCHAR; "
+            "size_bytes UBIGINT; quantization VARCHAR; architecture VARCHAR; "
+            "parameter_count UBIGINT; context_length UBIGINT; task_types VARCHAR[]; "
+            "license VARCHAR; source VARCHAR; event VARCHAR",
+        ),
+    }
+)
+
+KIND_OF: Mapping[str, int] = MappingProxyType({name: table.kind for name, table in TABLES.items()})
