@@ -1,0 +1,34 @@
+"""LOAD and RUN: one interface over the engines, each in a worker process of its own.
+
+The adapters themselves (`ravenxterm_lab.runtimes.llama_cpp` and
+`ravenxterm_lab.runtimes.onnx`) are found through entry points, like anybody else's.
+"""
+
+from __future__ import annotations
+
+from ravenxterm_lab.runtimes.base import (
+    LoadedModel,
+    LoadOptions,
+    LoadReport,
+    MemoryUse,
+    RunResult,
+    Runtime,
+)
+from ravenxterm_lab.runtimes.plugins import RuntimeNote, discover_runtimes, installed_runtimes
+from ravenxterm_lab.runtimes.pool import ModelPool, Resident
+from ravenxterm_lab.runtimes.process import usable_threads
+
+__all__ = [
+    "LoadOptions",
+    "LoadReport",
+    "LoadedModel",
+    "MemoryUse",
+    "ModelPool",
+    "Resident",
+    "RunResult",
+    "Runtime",
+    "RuntimeNote",
+    "discover_runtimes",
+    "installed_runtimes",
+    "usable_threads",
+]

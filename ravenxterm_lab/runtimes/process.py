@@ -1,0 +1,85 @@
+"""What a process holds and may use: resident memory, and threads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from ravenxterm_lab.runtimes.base import MemoryUse
+
+__all__ = ["peak_bytes", "process_memory", "usable_threads"]
+
+
+def process_memory(pid: int) -> MemoryUse:
+    """Return the resident memory of a process; zero when it has ended.
+
+    Parameters
+    ----------
+    pid : int
+        The process.
+
+    Returns
+    -------
+    MemoryUse
+        From ``/proc/<pid>/status`` (``RssAnon``; ``RssFile`` and ``RssShmem``) on Linux,
+        where they are told apart; elsewhere `psutil`'s resident size, all of it as anonymous.
+    """
+    fields = _status(pid)
+    if fields is not None:
+        return MemoryUse(
+            fields.get("RssAnon", 0), fields.get("RssFile", 0) + fields.get("RssShmem", 0)
+        )
+    import psutil
+
+    try:
+        return MemoryUse(int(psutil.Process(pid).memory_info().rss), 0)
+    except psutil.Error:
+        return MemoryUse(0, 0)
+
+
+def peak_bytes() -> int:
+    """Return the most resident memory that this very process has held so far (bytes)."""
+    fields = _status(os.getpid())
+    if fields and "VmHWM" in fields:
+        return fields["VmHWM"]
+    import resource
+
+    # macOS counts bytes here, every other system kibibytes.
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def usable_threads() -> int:
+    """Return how many threads this process can keep busy.
+
+    Returns
+    -------
+    int
+        The smallest of the cores in its affinity mask, the machine's physical cores, and
+        the CPU quota of its control group; at least 1.
+    """
+    import psutil
+
+    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = min(cores, len(os.sched_getaffinity(0)))
+    # Without a control group, or where its quota reads "max", nothing narrows it further.
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        cores = min(cores, int(quota) // int(period))
+    return max(1, cores)
+
+
+def _status(pid: int) -> dict[str, int] | None:
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    fields = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if value.endswith(" kB"):
+            fields[name] = int(value[:-3]) * 1024
+    return fields
