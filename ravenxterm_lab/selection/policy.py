@@ -291,10 +291,12 @@ def decide(
             + weights.latency / (1 + seconds / scale)
             + weights.memory * frugality
         )
-        return blend * reliability * person
+        blend *= reliability * person
+        return blend
 
     def at(width: float) -> NDArray[np.float64]:
-        return utility(*(p.mean + width * (p.draws - p.mean) for p in (quality, ln_speed, ln_work)))
+        moved = [p.mean + width * (p.draws - p.mean) for p in (quality, ln_speed, ln_work)]
+        return utility(moved[0], moved[1], moved[2])
 
     score = utility(quality.mean, ln_speed.mean, ln_work.mean)
     full, narrow = at(1.0), at(EXPLORATION)

@@ -1,0 +1,166 @@
+"""The memory estimator against llama.cpp's own logs and measured loads."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ravenxterm_lab.config import paths
+from ravenxterm_lab.discovery import discover, sources_for
+from ravenxterm_lab.estimation import Verdict, estimate_memory, judge, kv_cache_bytes
+from ravenxterm_lab.metadata import AttentionGeometry, ModelMetadata, ModelType
+
+MIB = 2**20
+LLAMA3_8B = AttentionGeometry(heads_kv=(8,) * 32, key_length=128, value_length=128)
+
+
+def gguf(**changes: object) -> ModelMetadata:
+    base = ModelMetadata(
+        name="m",
+        model_type=ModelType.GGUF,
+        path=Path("m.gguf"),
+        size_bytes=100 * MIB,
+        attention=LLAMA3_8B,
+        context_length=8192,
+        embedding_length=4096,
+        vocabulary_size=128_256,
+    )
+    return replace(base, **changes)
+
+
+def test_kv_cache_is_exact_on_logged_allocations(shared_data: Path) -> None:
+    """The KV cache equals, to the byte, what llama.cpp logged on seventeen real machines."""
+    rows = list(csv.DictReader((shared_data / "llama_cpp_memory.csv").read_text().splitlines()))
+    assert len(rows) >= 17
+    for row in rows:
+        width = int(row["n_embd_k_gqa"]) // int(row["n_head_kv"])
+        geometry = AttentionGeometry((int(row["n_head_kv"]),) * int(row["n_layer"]), width, width)
+        logged = round(float(row["kv_mib"]) * MIB)
+        assert kv_cache_bytes(geometry, int(row["n_ctx"]), kv_type=row["type_k"]) == logged
+
+
+def test_kv_cache_follows_every_layer() -> None:
+    """Layers without KV heads (recurrent ones) add nothing, whatever the first layer is."""
+    hybrid = AttentionGeometry((0, 0, 0, 8) * 8, 128, 128, recurrent_elements=1000)
+    full = AttentionGeometry((8,) * 8, 128, 128)
+    assert kv_cache_bytes(hybrid, 4096) == kv_cache_bytes(full, 4096) + 4000
+
+
+def test_sliding_window_layers_keep_only_the_window() -> None:
+    """Gemma 3 270M: 3 global layers of 18, window 512, one KV head of 256: derived by hand.
+
+    Global: 8192 cells · 2 · 256 · 2 B · 3; windowed: pad256(512 + 512) = 1024 cells on 15.
+    """
+    windowed = tuple(layer % 6 != 5 for layer in range(18))
+    gemma = AttentionGeometry((1,) * 18, 256, 256, window=512, windowed=windowed)
+    by_hand = 8192 * 1024 * 3 + 1024 * 1024 * 15
+    assert kv_cache_bytes(gemma, 8192) == by_hand
+
+
+def test_latent_attention_keeps_one_latent_and_no_values() -> None:
+    """DeepSeek-V2: 512 latent + 64 rotary elements a token and layer (paper, section 2.1)."""
+    mla = AttentionGeometry((1,) * 27, 192, 128, latent_rank=512, rope_dimension=64)
+    assert kv_cache_bytes(mla, 1024) == 1024 * (512 + 64) * 2 * 27
+
+
+@given(st.integers(1, 200_000), st.sampled_from(["f32", "f16", "q8_0", "q4_0"]))
+def test_kv_cache_grows_with_the_context_in_steps_of_256(context: int, kv_type: str) -> None:
+    """The cache never shrinks with the context, and cells are padded to 256."""
+    here = kv_cache_bytes(LLAMA3_8B, context, kv_type=kv_type)
+    assert here <= kv_cache_bytes(LLAMA3_8B, context + 1, kv_type=kv_type)
+    padded = -(-context // 256) * 256
+    assert here == kv_cache_bytes(LLAMA3_8B, padded, kv_type=kv_type)
+
+
+def test_bad_arguments_are_named() -> None:
+    """An unknown KV type or an empty context is an error that says what is allowed."""
+    with pytest.raises(ValueError, match="q8_0"):
+        kv_cache_bytes(LLAMA3_8B, 512, kv_type="q3")
+    with pytest.raises(ValueError, match="1 or more"):
+        kv_cache_bytes(LLAMA3_8B, 0)
+
+
+# RSS growth in MiB at contexts of 512, 2048 and 8192, measured with a runtime on two cores
+# (the design page on runtimes).
+MEASURED = {
+    "Q4_1": (137.9, 171.7, 306.6),
+    "Q4_0": (189.2, 222.9, 358.0),
+    "Q8_0": (182.2, 216.0, 351.0),
+}
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("quantization", sorted(MEASURED))
+def test_total_is_within_two_percent_of_measured_loads(
+    demo_directory: Path, quantization: str
+) -> None:
+    """The estimate of a SmolLM2 variant is within 2% of the resident memory that was measured."""
+    found = discover(sources_for(demo_directory / "smollm2-135m-instruct", paths()))
+    model = next(m for m in found.models.values() if m.quantization == quantization)
+    for context, measured in zip((512, 2048, 8192), MEASURED[quantization], strict=True):
+        estimate = estimate_memory(model, context_length=context, instruction_sets=("avx2",))
+        assert estimate.total_bytes == pytest.approx(measured * MIB, rel=0.02)
+        assert estimate.low_bytes <= measured * MIB <= estimate.high_bytes
+
+
+def test_repacking_counts_only_where_the_cpu_does_it() -> None:
+    """Q4_0 weights are held twice on AVX2, and once without it."""
+    model = gguf(tensor_bytes={"Q4_0": 60 * MIB, "F32": MIB})
+    assert estimate_memory(model, instruction_sets=("avx2",)).repack_bytes == 60 * MIB
+    assert estimate_memory(model, instruction_sets=("sse4_2",)).repack_bytes == 0
+
+
+def test_items_add_up() -> None:
+    """The total is the sum of its items."""
+    e = estimate_memory(gguf(), context_length=2048)
+    items = (e.weights_bytes, e.repack_bytes, e.kv_cache_bytes, e.compute_bytes, e.overhead_bytes)
+    assert e.total_bytes == sum(items)
+
+
+def test_a_missing_fact_is_unknown_never_yes_or_no() -> None:
+    """Without the attention geometry the verdict is unknown, and it says what is missing."""
+    estimate = estimate_memory(gguf(attention=None), budget_bytes=10**12)
+    assert estimate.verdict is Verdict.UNKNOWN
+    assert estimate.total_bytes is None
+    assert "attention" in estimate.describe()
+
+
+def test_verdicts_are_kept_apart() -> None:
+    """A mapped file that exceeds the budget pages; what is anonymous and exceeds it cannot."""
+    model = gguf(size_bytes=8000 * MIB)
+    total = estimate_memory(model, context_length=512).total_bytes
+    assert (
+        estimate_memory(model, context_length=512, budget_bytes=2 * total).verdict is Verdict.FITS
+    )
+    pages = estimate_memory(model, context_length=512, budget_bytes=2000 * MIB)
+    assert pages.verdict is Verdict.PAGES
+    assert estimate_memory(model, context_length=512, budget_bytes=MIB).verdict is Verdict.CANNOT
+
+
+def test_a_measured_peak_replaces_the_formula() -> None:
+    """A measured peak is held against the budget as it is, without the safety factor."""
+    e = estimate_memory(gguf(attention=None), budget_bytes=100, measured_bytes=100)
+    assert (e.verdict, e.total_bytes, e.measured) == (Verdict.FITS, 100, True)
+
+
+def test_a_wide_onnx_interval_across_the_budget_is_unknown() -> None:
+    """An ONNX file's memory is known to a factor only: across the budget nothing is decided."""
+    model = gguf(model_type=ModelType.ONNX, attention=None, size_bytes=100 * MIB)
+    assert estimate_memory(model, budget_bytes=10_000 * MIB).verdict is Verdict.FITS
+    assert estimate_memory(model, budget_bytes=500 * MIB).verdict is Verdict.UNKNOWN
+    assert estimate_memory(model, budget_bytes=50 * MIB).verdict is Verdict.CANNOT
+
+
+@given(st.integers(0, 10**12), st.integers(0, 10**12), st.integers(0, 10**12))
+def test_more_budget_never_makes_it_worse(total: int, budget: int, more: int) -> None:
+    """Raising the budget moves the verdict only from cannot over pages to fits."""
+    order = [Verdict.CANNOT, Verdict.PAGES, Verdict.FITS]
+    pageable = total // 2
+    before = judge(total, budget, pageable_bytes=pageable)
+    after = judge(total, budget + more, pageable_bytes=pageable)
+    assert order.index(before) <= order.index(after)
