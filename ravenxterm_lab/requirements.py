@@ -193,8 +193,7 @@ def _check(key: str, value: Any) -> Any:
         return value
     if key in _LISTS:
         return _check_list(key, value, _LISTS[key])
-    # Real takes in numpy's numbers, which come out of any data frame.
-    if isinstance(value, bool) or not isinstance(value, Real) or not _is_finite(value):
+    if not _is_finite_number(value):
         raise RequirementError(f"{key} must be a finite number, got {value!r}.")
     if value < 0 or (key == "min_quality" and value > 1):
         allowed = "between 0 and 1" if key == "min_quality" else "0 or more"
@@ -206,7 +205,10 @@ def _check(key: str, value: Any) -> Any:
     return float(value)
 
 
-def _is_finite(value: Real) -> bool:
+def _is_finite_number(value: Any) -> bool:
+    # Real takes in numpy's numbers, which come out of any data frame.
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
     try:
         return math.isfinite(value)
     except OverflowError:

@@ -62,11 +62,13 @@ def test_bytes_at_the_edges(count: float, shown: str) -> None:
 
 @given(st.floats(1e-6, 1e7))
 def test_seconds_can_be_read_back(seconds: float) -> None:
-    """What is shown is within one percent, or half a minute above an hour, of what was given."""
+    """What is shown is within half of its last digit, or a minute above an hour."""
     shown = format_seconds(seconds)
     if match := re.fullmatch(r"([\d.]+) (µs|ms|s)", shown):
-        value = float(match[1]) * SECONDS[match[2]]
-        assert abs(value - seconds) <= max(0.01 * seconds, 0.5e-6) * (1 + 1e-9)
+        scale, decimals = SECONDS[match[2]], len(match[1].partition(".")[2])
+        half = 0.5 * 10**-decimals * scale
+        assert abs(float(match[1]) * scale - seconds) <= half * (1 + 1e-6)
+        assert float(match[1]) < 1000
     elif match := re.fullmatch(r"(\d+) min (\d+) s", shown):
         assert int(match[1]) < 60
         assert int(match[2]) < 60
