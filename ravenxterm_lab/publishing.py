@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import os
 import shutil
 import tempfile
@@ -103,8 +103,11 @@ def execute_notebook(source: Path, target_directory: Path, *, progress: bool = T
 
     client = nbclient.NotebookClient(
         notebook,
+        # Sockets in the private directory instead of TCP ports that others could connect to.
+        km=require("jupyter_client", "to execute a notebook").AsyncKernelManager(
+            kernel_name="python3", transport="ipc"
+        ),
         timeout=_CELL_SECONDS,
-        kernel_name="python3",
         resources={"metadata": {"path": str(source.parent)}},
         on_cell_executed=one_more,
         # Saved widget state is megabytes a figure; what is saved must stay readable and small.
@@ -140,8 +143,7 @@ def as_html(notebook: Any, title: str) -> str:
     hosts (MathJax, RequireJS, widgets) are left out.
     """
     nbconvert = require("nbconvert", "to write a notebook as HTML")
-    nbformat = require("nbformat", "to write a notebook as HTML")
-    page = nbformat.from_dict(json.loads(nbformat.writes(notebook)))
+    page = copy.deepcopy(notebook)
     page.metadata["title"] = title
     first = True
     for cell in page.cells:

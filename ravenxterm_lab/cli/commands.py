@@ -211,7 +211,7 @@ def notebook(options: argparse.Namespace) -> None:
     if not source.is_file():
         source = notebooks_directory() / f"{source.stem}.ipynb"
     target = Path(options.out) if options.out else place.notebooks / "executed"
-    published = execute_notebook(source, target, progress=not options.json)
+    published = execute_notebook(source, target, progress=sys.stderr.isatty())
     if options.json:
         _print_json({"notebook": str(published.notebook), "html": str(published.html)})
     else:

@@ -58,8 +58,8 @@ def fetch_models(home: str | None, *, yes: bool) -> Path:
                 raise ConfigurationError("Nobody is there to ask: add --yes to download.")
             if input("Download them now? [y/N] ").strip().lower() not in {"y", "yes"}:
                 raise ConfigurationError("Nothing was downloaded.")
-        fetch(directory)
-    build_ladder(directory / _LADDER_SOURCE)
+        fetch(directory, progress=sys.stderr.isatty())
+    build_ladder(directory / _LADDER_SOURCE, progress=sys.stderr.isatty())
     return directory
 
 
@@ -90,7 +90,7 @@ def run_demo(home: str | None, *, quiet: bool = False) -> dict[str, Any]:
     published = execute_notebook(
         notebooks_directory() / "01_quickstart.ipynb",
         place.notebooks / "executed",
-        progress=not quiet,
+        progress=sys.stderr.isatty() and not quiet,
     )
     manager.store.ingest_now()
     rows = manager.sql(

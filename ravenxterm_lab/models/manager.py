@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.estimation import estimate_memory
@@ -85,9 +86,9 @@ class ModelManager(Displayed):
         me = weakref.ref(self)
         self.pool = ModelPool(
             budget=lambda: manager._load_budget() if (manager := me()) else 0,
-            estimate=self._estimate_load,
+            estimate=partial(_estimate_load, self._bench),
             keep_alive=lambda: manager.preferences.keep_alive_seconds if (manager := me()) else 0.0,
-            on_load=self._record_load,
+            on_load=partial(_record_load, self._bench),
         )
         weakref.finalize(self, self.pool.close)
 
@@ -296,14 +297,14 @@ class ModelManager(Displayed):
         MetricError
             On a bad value; nothing is written.
         """
-        known = model if isinstance(model, ModelMetadata) else None
         if not isinstance(model, (ModelMetadata, str)):
             raise RequirementError(
                 f"model must be a ModelMetadata or a name, got {model!r}. select_model returns "
                 "None when no model meets the requirements; see manager.messages."
             )
-        if isinstance(model, str) and model in self.registry.available_models:
-            known = self.registry.available_models[model]
+        known = model if isinstance(model, ModelMetadata) else None
+        if known is None and model in self.registry.available_models:
+            known = self.registry.available_models[str(model)]
         task = normalize_task(task_type) if task_type else None
         if task is None and known is not None and known.task_types:
             task = known.task_types[0]
@@ -336,8 +337,7 @@ class ModelManager(Displayed):
         identity = run.execution if isinstance(run, RunReport) else run
         if identity is None:
             raise RequirementError("That run was not recorded, so it cannot be judged.")
-        number = isinstance(quality, (int, float)) and not isinstance(quality, bool)
-        if not number or not 0 <= quality <= 1:
+        if not _is_share(quality):
             raise RequirementError(f"quality must be between 0 and 1, got {quality!r}.")
         if isinstance(identity, str):
             identity = ExecutionId.parse(identity)
@@ -470,43 +470,49 @@ class ModelManager(Displayed):
         held = sum(item.memory.anonymous_bytes for item in self.pool.resident())
         return min(machine.budget, machine.available + held)
 
-    def _estimate_load(self, model: ModelMetadata, options: LoadOptions) -> int | None:
-        return estimate_memory(
-            model,
-            context_length=options.context_length,
-            kv_type=options.kv_type,
-            instruction_sets=self._bench.hardware.instruction_sets,
-        ).total_bytes
 
-    def _record_load(
-        self,
-        model: ModelMetadata,
-        runtime: Runtime,
-        options: LoadOptions,
-        outcome: LoadReport | RuntimeFailureError,
-        predicted: int | None,
-    ) -> None:
-        fields: dict[str, Any] = {
-            "model": model.name,
-            "fingerprint": model.fingerprint,
-            "runtime": runtime.name,
-            "device": options.device.value,
-            "settings": options.settings,
-            "hardware": self._bench.hardware.fingerprint,
-            "predicted_bytes": predicted,
-        }
-        if isinstance(outcome, LoadReport):
-            fields.update(
-                success=True,
-                seconds=outcome.seconds,
-                memory_bytes=outcome.memory_bytes,
-                anonymous_bytes=outcome.anonymous_bytes,
-                file_bytes=outcome.file_bytes,
-                buffers=dict(outcome.buffers),
-            )
-        else:
-            fields.update(success=False, failure=outcome.kind.value, error=str(outcome))
-        self._bench.record("loads", **fields)
+def _is_share(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _estimate_load(bench: Workbench, model: ModelMetadata, options: LoadOptions) -> int | None:
+    return estimate_memory(
+        model,
+        context_length=options.context_length,
+        kv_type=options.kv_type,
+        instruction_sets=bench.hardware.instruction_sets,
+    ).total_bytes
+
+
+def _record_load(
+    bench: Workbench,
+    model: ModelMetadata,
+    runtime: Runtime,
+    options: LoadOptions,
+    outcome: LoadReport | RuntimeFailureError,
+    predicted: int | None,
+) -> None:
+    fields: dict[str, Any] = {
+        "model": model.name,
+        "fingerprint": model.fingerprint,
+        "runtime": runtime.name,
+        "device": options.device.value,
+        "settings": options.settings,
+        "hardware": bench.hardware.fingerprint,
+        "predicted_bytes": predicted,
+    }
+    if isinstance(outcome, LoadReport):
+        fields.update(
+            success=True,
+            seconds=outcome.seconds,
+            memory_bytes=outcome.memory_bytes,
+            anonymous_bytes=outcome.anonymous_bytes,
+            file_bytes=outcome.file_bytes,
+            buffers=dict(outcome.buffers),
+        )
+    else:
+        fields.update(success=False, failure=outcome.kind.value, error=str(outcome))
+    bench.record("loads", **fields)
 
 
 def _directory_bytes(directory: Path) -> int:

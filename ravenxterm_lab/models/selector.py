@@ -9,11 +9,12 @@ from uuid import uuid4
 
 from ravenxterm_lab.estimation import MemoryEstimate, estimate_memory, estimate_speed
 from ravenxterm_lab.exceptions import RequirementError, StoreError
-from ravenxterm_lab.metadata import HardwareType, ModelMetadata, ModelType
+from ravenxterm_lab.metadata import HardwareType, ModelMetadata
 from ravenxterm_lab.models.workbench import Workbench
 from ravenxterm_lab.preferences import UserPreferences
 from ravenxterm_lab.requirements import TaskRequirements
 from ravenxterm_lab.runtimes import LoadOptions
+from ravenxterm_lab.runtimes.base import DEFAULT_CONTEXT
 from ravenxterm_lab.selection import (
     Arm,
     Decision,
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["AdaptiveModelSelector", "Selection"]
-
-#: Tokens of context that a text model is loaded with unless more are asked for.
-DEFAULT_CONTEXT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +124,7 @@ class AdaptiveModelSelector:
         RequirementError
             On an unknown task or requirement, a bad value, or a bad ``top_k``.
         """
-        if top_k is not None and (
-            isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1
-        ):
+        if top_k is not None and not _is_positive_whole(top_k):
             raise RequirementError(f"top_k must be a whole number of 1 or more, got {top_k!r}.")
         wanted = TaskRequirements.parse(requirements, task_type)
         ranked, _ = self._rank(_models(available_models), wanted, explore=False)
@@ -262,11 +258,16 @@ class AdaptiveModelSelector:
         usable = [device for device in machine.devices if device in model.preferred_hardware]
         if wanted.required_hardware:
             usable = [device for device in usable if device in wanted.required_hardware]
-        context = None
-        if model.model_type is ModelType.GGUF:
-            context = max(DEFAULT_CONTEXT, wanted.min_context_length or 0)
-            context = min(context, model.context_length or context)
-        return LoadOptions(device=usable[0] if usable else HardwareType.CPU, context_length=context)
+        asked = wanted.min_context_length
+        if asked is not None and model.context_length:
+            asked = min(asked, model.context_length)
+        context = None if asked is None or asked <= DEFAULT_CONTEXT else asked
+        device = usable[0] if usable else HardwareType.CPU
+        options = LoadOptions(device=device, context_length=context)
+        if not model.runtimes:
+            return options
+        # Resolved, so that a peak is found again under the settings that it was measured with.
+        return self._bench.runtime(model.runtimes[0]).resolve(model, options)
 
     def _memory(
         self, model: ModelMetadata, options: LoadOptions, evidence: Evidence, machine: Machine
@@ -341,6 +342,10 @@ class AdaptiveModelSelector:
                 reason=str(rejection),
             )
         return identity
+
+
+def _is_positive_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _models(

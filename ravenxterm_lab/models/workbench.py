@@ -11,7 +11,7 @@ from ravenxterm_lab.config import Paths, paths
 from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.hardware import HardwareProfile
 from ravenxterm_lab.models.messages import MessageLog
-from ravenxterm_lab.runtimes import Runtime, installed_runtimes
+from ravenxterm_lab.runtimes import Runtime, discover_runtimes
 from ravenxterm_lab.selection import Machine
 from ravenxterm_lab.store import ExecutionId, Store
 
@@ -75,9 +75,9 @@ class Workbench:
     @cached_property
     def runtimes(self) -> tuple[Runtime, ...]:
         """The installed runtimes; one that cannot be imported becomes a message."""
-        found, notes = installed_runtimes()
+        found, notes = discover_runtimes()
         for note in notes:
-            self.messages.add("warning", "runtimes", note)
+            self.messages.add("warning", note.name, f"Runtime {note.name}: {note.reason}.")
         return found
 
     def runtime(self, name: str) -> Runtime:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.plots.theme import AXIS, COLOURS, Figure, layout
 from ravenxterm_lab.plots.view import View, empty_figure
@@ -27,7 +27,7 @@ def ranking(recommendations: Recommendations) -> View:
     import polars as pl
 
     task = recommendations.task.replace("_", " ")
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "rank": item.rank,
             "model": item.model.name,

@@ -31,8 +31,8 @@ WITH judged AS (
         CASE WHEN e.success AND coalesce(e.tokens_out, e.latency * e.throughput) > 0
              THEN ln(coalesce(e.tokens_out, e.latency * e.throughput)) END AS ln_work,
         CASE WHEN e.success THEN e.time_to_first_token END AS first_token,
-        exp2(-greatest(date_diff('second', e.ts, CAST($now AS TIMESTAMP)), 0)
-             / ($half_life * 86400.0)) AS weight
+        pow(2, -greatest(date_diff('second', e.ts, CAST($now AS TIMESTAMP)), 0)
+               / ($half_life * 86400.0)) AS weight
     FROM executions e
     LEFT JOIN judged j ON j.execution = e.session || ':' || e.seq
     WHERE e.task IS NOT NULL
