@@ -132,7 +132,7 @@ def discover(
 
 
 def _source(given: str | os.PathLike[str], environment: Mapping[str, str]) -> Source:
-    text = os.fspath(given)
+    text: object = os.fspath(given)
     if not isinstance(text, str) or not text.strip() or "\0" in text:
         raise ConfigurationError(f"models_dir must be a path or several paths, got {given!r}.")
     path = Path(text).expanduser().absolute()

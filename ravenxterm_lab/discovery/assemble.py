@@ -101,7 +101,8 @@ def assemble_folder(
     taken = {path for group, facts, *_ in found for path in _attach(attached, facts, len(found))}
     for path, facts in attached:
         if path not in taken:
-            reason = f"a {facts.kind}, not a model by itself; no model to attach it to lies beside"
+            article = "an" if facts.kind == "adapter" else "a"
+            reason = f"{article} {facts.kind}, not a model by itself; none to attach it to is here"
             yield Skipped(path, reason, source)
 
 

@@ -55,6 +55,8 @@ _TYPES: dict[int, tuple[str, int]] = {
     24: ("F8_E8M0", 8),
     25: ("U2", 2),
     26: ("I2", 2),
+    27: ("F6_E2M3", 6),
+    28: ("F6_E3M2", 6),
 }
 _QUANTIZATION = {"I8": "INT8", "U8": "INT8", "I4": "INT4", "U4": "INT4", "I2": "INT2", "U2": "INT2"}
 _NOT_WEIGHTS = frozenset({"I64", "I32", "BOOL", "STRING", "U64", "U32"})
@@ -154,7 +156,7 @@ def safe_relative_name(name: str) -> bool:
     >>> safe_relative_name("weights/model.onnx_data"), safe_relative_name("../../etc/passwd")
     (True, False)
     """
-    if not name or len(name) > 1024 or "\0" in name or "\\" in name or name.startswith(("/", "~")):
+    if not name or len(name) > 1000 or "\0" in name or "\\" in name or name.startswith(("/", "~")):
         return False
     if re.match(r"^[A-Za-z]:", name):
         return False

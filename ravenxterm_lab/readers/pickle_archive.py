@@ -104,7 +104,7 @@ class PickleArchiveReader(Reader):
             return 2 <= head[1] <= 5
         # Protocols 0 and 1 have no magic: only suffixes that mean nothing else are believed.
         plain = path.suffix.lower() in (".pkl", ".pickle", ".joblib")
-        return plain and (head[:1] in b"(cl]}" or _compressed(head))
+        return plain and (head[0] in b"(cl]}" or _compressed(head))
 
     def parse(self, window: FileWindow) -> FileFacts:
         """List the globals of every pickle in the file."""
@@ -116,7 +116,7 @@ class PickleArchiveReader(Reader):
             script = _read_zip(window, listing, notes)
         elif _compressed(head):
             _read_compressed(window, listing, notes)
-        elif head[:1] == b"\x80" or head[:1] in b"(cl]}":
+        elif head and head[0] in b"\x80(cl]}":
             _read_raw(window, listing, notes)
         else:
             raise window.fail(self.not_this_format(window, "a pickle or an archive of pickles"))
