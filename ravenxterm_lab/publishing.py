@@ -51,15 +51,16 @@ def notebooks_directory() -> Path:
 
 
 @contextmanager
-def _private_jupyter() -> Iterator[None]:
+def _private_jupyter() -> Iterator[Path]:
     """Keep Jupyter's connection files and IPython's history in a temporary directory."""
     names = ("JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR")
     before = {name: os.environ.get(name) for name in names}
-    with tempfile.TemporaryDirectory(prefix="ravenxterm-jupyter-") as scratch:
-        for name in names:
-            os.environ[name] = str(Path(scratch) / name.lower())
+    # Short names: the path of a socket may have about a hundred characters.
+    with tempfile.TemporaryDirectory(prefix="rx-") as scratch:
+        for number, name in enumerate(names):
+            os.environ[name] = str(Path(scratch) / str(number))
         try:
-            yield
+            yield Path(scratch)
         finally:
             for name, value in before.items():
                 if value is None:
@@ -101,20 +102,20 @@ def execute_notebook(source: Path, target_directory: Path, *, progress: bool = T
         if cell.cell_type == "code":
             bar.update()
 
-    client = nbclient.NotebookClient(
-        notebook,
-        # Sockets in the private directory instead of TCP ports that others could connect to.
-        km=require("jupyter_client", "to execute a notebook").AsyncKernelManager(
-            kernel_name="python3", transport="ipc"
-        ),
-        timeout=_CELL_SECONDS,
-        resources={"metadata": {"path": str(source.parent)}},
-        on_cell_executed=one_more,
-        # Saved widget state is megabytes a figure; what is saved must stay readable and small.
-        store_widget_state=False,
-    )
     failure = None
-    with bar, _private_jupyter():
+    with bar, _private_jupyter() as scratch:
+        client = nbclient.NotebookClient(
+            notebook,
+            # Sockets in the private directory instead of TCP ports that others could connect to.
+            km=require("jupyter_client", "to execute a notebook").AsyncKernelManager(
+                kernel_name="python3", transport="ipc", ip=str(scratch / "kernel")
+            ),
+            timeout=_CELL_SECONDS,
+            resources={"metadata": {"path": str(source.parent)}},
+            on_cell_executed=one_more,
+            # Saved widget state is megabytes a figure; what is saved must stay readable and small.
+            store_widget_state=False,
+        )
         try:
             client.execute()
         except nbclient.exceptions.CellExecutionError as error:
