@@ -22,13 +22,20 @@ _MEASURE = """
 import resource, sys, time
 from pathlib import Path
 path = Path(sys.argv[1])
+
+def peak():
+    # On Linux ru_maxrss survives exec and would show the parent's peak.
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
 {setup}
-base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+base = peak()
 start = time.process_time()
 {read}
 seconds = time.process_time() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base
-print(seconds, peak * (1 if sys.platform == "darwin" else 1024))
+print(seconds, peak() - base)
 """
 _READERS = {
     "gguf.GGUFReader": ("import gguf", "gguf.GGUFReader(path)"),
@@ -139,12 +146,9 @@ def main() -> None:
             write_hub(root, options.hub)
             ((walk, entries),) = _run(_WALK, root)
             (cold, models), (again, _) = _run(_SCAN, root)
-            print(
-                f"hub cache: {options.hub} repositories, {entries:.0f} entries, {models:.0f} models"
-            )
-            print(
-                f"bare walk {walk:.3f} CPU-s, cold scan {cold / walk:.1f}x, rescan {again / walk:.1f}x"
-            )
+            print(f"hub cache of {options.hub} repositories: {entries:.0f} entries")
+            print(f"bare walk {walk:.3f} CPU-s; {models:.0f} models found")
+            print(f"cold scan {cold / walk:.1f} times the walk, rescan {again / walk:.1f} times")
 
 
 if __name__ == "__main__":

@@ -287,7 +287,7 @@ class TestOllama:
         assert list(discover([OllamaSource({}, tmp_path)]).models) == [name]
 
     def test_layers_become_companions_and_the_license(self, files, tmp_path):
-        """Projector, template and parameters are attached; the license text's first line is kept."""
+        """Projector and template are attached; the license text's first line is kept."""
         layers = [
             ("projector", b"GGUFp"),
             ("template", b"{{ .Prompt }}"),
