@@ -7,6 +7,7 @@ The adapters themselves (`ravenxterm_lab.runtimes.llama_cpp` and
 from __future__ import annotations
 
 from ravenxterm_lab.runtimes.base import (
+    DEFAULT_CONTEXT,
     LoadedModel,
     LoadOptions,
     LoadReport,
@@ -19,6 +20,7 @@ from ravenxterm_lab.runtimes.pool import ModelPool, Resident
 from ravenxterm_lab.runtimes.process import usable_threads
 
 __all__ = [
+    "DEFAULT_CONTEXT",
     "LoadOptions",
     "LoadReport",
     "LoadedModel",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
+    "DEFAULT_CONTEXT",
     "LoadOptions",
     "LoadReport",
     "LoadedModel",

@@ -167,8 +167,8 @@ class WorkerModel(LoadedModel):
             self._check_usable()
             self._drain()
             started = time.perf_counter()
-            self._send("run", arrays, task=name, stream=on_token is not None, **values)
             try:
+                self._send("run", arrays, task=name, stream=on_token is not None, **values)
                 reply = self._expect(self._number, "run", on_token, deadline)
             except _DeadlineError:
                 raise self._timed_out(timeout, deadline) from None
@@ -241,7 +241,7 @@ class WorkerModel(LoadedModel):
                 self._settled = True
                 raise self._died(doing) from None
             if frame.header.get("id") != number:
-                continue  # the rest of a run that was given up
+                continue  # left by a run that an interrupt ended between two of our lines
             if frame.op == "token":
                 if on_token is not None:
                     on_token(frame.header["text"])

@@ -102,6 +102,8 @@ def test_chatter_cannot_disturb_the_protocol(load: Callable[..., _Model]) -> Non
         assert "chatter on sys.stdout" in model.log()
         assert "chatter on descriptor 1" in model.log()
         assert model.values["stdin"] == ""
+        # Out of reach of an interrupt that Jupyter sends to its kernel's process group.
+        assert os.getpgid(model.pid) != os.getpgrp()
         # In a directory of its own, so that a stray module there cannot be imported.
         assert model.values["cwd"] != str(Path.cwd())
 
@@ -121,6 +123,18 @@ def test_a_crash_is_a_failure_and_not_ours(load: Callable[..., _Model]) -> None:
     with pytest.raises(RuntimeFailureError, match="SIGABRT"):
         model.run("ocr", "work")
     assert model.unload() == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_death_while_idle_leaves_no_zombie(load: Callable[..., _Model]) -> None:
+    """A worker killed while nobody looks is reaped, and the next run says what happened."""
+    model = load()
+    os.kill(model.pid, signal.SIGKILL)
+    assert eventually(lambda: not psutil.pid_exists(model.pid))
+    assert not model.alive
+    with pytest.raises(RuntimeFailureError, match="killed by SIGKILL") as caught:
+        model.run("ocr", "work")
+    assert caught.value.kind is FailureKind.OUT_OF_MEMORY
 
 
 def test_an_exception_in_the_engine_is_told(load: Callable[..., _Model]) -> None:
@@ -232,6 +246,7 @@ def start(script: str, model: ModelMetadata, tmp_path: Path) -> subprocess.Popen
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
+        start_new_session=True,
     )
 
 
@@ -283,7 +298,8 @@ loaded.unload()
     with start(script, smollm2, tmp_path) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
-        process.send_signal(signal.SIGINT)
+        # As Jupyter and a terminal do it: to the whole process group.
+        os.killpg(process.pid, signal.SIGINT)
         rest, errors = process.communicate(timeout=60)
     assert json.loads(rest) == {"alive": True, "tokens": 3}
     assert errors == ""
