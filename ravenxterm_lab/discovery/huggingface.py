@@ -6,6 +6,7 @@ are merged later, by fingerprint.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -62,10 +63,7 @@ class HuggingFaceSource(Source):
     def _repository(
         self, repository: Path, progress: Callable[[Path], None] | None, cache: ScanCache
     ) -> Iterator[ModelMetadata | Skipped]:
-        blobs = repository / "blobs"
-        if blobs.is_dir():
-            # Only unfinished downloads are of interest here: the rest is reached by its name.
-            yield from list_folder(blobs, self.name).skipped
+        yield from self._unfinished(repository / "blobs")
         snapshots = repository / "snapshots"
         if not snapshots.is_dir():
             reason = "a repository without snapshots: its download was interrupted"
@@ -76,6 +74,20 @@ class HuggingFaceSource(Source):
         for snapshot in sorted(listed.folders, key=_in_use_first(repository)):
             for folder in walk(snapshot, self.name):
                 yield from assemble_folder(folder, snapshot, self.name, progress, cache)
+
+    def _unfinished(self, blobs: Path) -> Iterator[Skipped]:
+        """Yield the blobs that are not finished; the others are reached by their names."""
+        try:
+            with os.scandir(blobs) as entries:
+                names = sorted(one.name for one in entries if one.name.endswith(".incomplete"))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            yield Skipped(blobs, f"cannot be listed: {error.strerror}.", self.name)
+            return
+        for name in names:
+            reason = "a download that is not finished; it was not read"
+            yield Skipped(blobs / name, reason, self.name)
 
 
 def _hub(environment: Mapping[str, str]) -> Path:

@@ -19,7 +19,9 @@ __all__ = ["Folder", "list_folder", "walk"]
 _DEPTH = 40
 _FOLDERS = 500_000
 _NEVER = frozenset({".git", "__pycache__", "node_modules", ".ipynb_checkpoints", ".no_exist"})
-_UNFINISHED = (".incomplete", ".part", ".crdownload", ".aria2", ".download", ".downloadinprogress")
+_UNFINISHED = frozenset(
+    {".incomplete", ".part", ".crdownload", ".aria2", ".download", ".downloadinprogress"}
+)
 
 
 @dataclass(slots=True)
@@ -103,27 +105,29 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def _add(folder: Folder, entry: os.DirEntry[str], source: str) -> None:
-    path = Path(entry.path)
-    suffix = path.suffix.lower()
+    # A Path for every entry would cost more than the listing itself.
+    suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - see above
+    reason = None
     try:
         status = entry.stat()
     except OSError as error:
-        if suffix in SUFFIXES and entry.is_symlink():
-            reason = "a link to a file that does not exist (an incomplete download?)"
-            if not isinstance(error, FileNotFoundError):
-                reason = f"a link that cannot be followed: {error.strerror}"
-            folder.skipped.append(Skipped(path, reason, source))
-        return
-    if stat.S_ISDIR(status.st_mode):
-        if entry.name not in _NEVER:
-            folder.folders.append(path)
-            if entry.is_symlink():
-                folder.links.add(path)
-    elif stat.S_ISREG(status.st_mode):
-        folder.files[entry.name] = status
-        if suffix in _UNFINISHED:
-            reason = "a download that is not finished; it was not read"
-            folder.skipped.append(Skipped(path, reason, source))
-    elif suffix in SUFFIXES:
-        reason = "not a regular file (a device, socket or FIFO); it was not opened"
-        folder.skipped.append(Skipped(path, reason, source))
+        if suffix not in SUFFIXES or not entry.is_symlink():
+            return
+        reason = "a link to a file that does not exist (an incomplete download?)"
+        if not isinstance(error, FileNotFoundError):
+            reason = f"a link that cannot be followed: {error.strerror}"
+    else:
+        if stat.S_ISREG(status.st_mode):
+            folder.files[entry.name] = status
+            if suffix in _UNFINISHED:
+                reason = "a download that is not finished; it was not read"
+        elif stat.S_ISDIR(status.st_mode):
+            if entry.name not in _NEVER:
+                path = Path(entry.path)
+                folder.folders.append(path)
+                if entry.is_symlink():
+                    folder.links.add(path)
+        elif suffix in SUFFIXES:
+            reason = "not a regular file (a device, socket or FIFO); it was not opened"
+    if reason is not None:
+        folder.skipped.append(Skipped(Path(entry.path), reason, source))

@@ -174,7 +174,8 @@ def with_config(facts: FileFacts, config: ModelConfig) -> FileFacts:
     if active is None and experts and facts.parameter_count is not None:
         active = active_parameters(facts.parameter_count, facts.expert_parameter_count, experts)
     kind = "adapter" if config.adapter_of and facts.kind == "model" else facts.kind
-    tasks = config.task_types or facts.task_types
+    # An exported graph may do less than the class that it was exported from.
+    tasks = facts.task_types or config.task_types
     notes = facts.notes + config.notes
     if not tasks and kind == "model":
         notes += ("its task is not stated: no config.json, model card or signature tells it",)

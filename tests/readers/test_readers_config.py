@@ -54,6 +54,15 @@ def test_a_directory_completes_safetensors(files, tmp_path):
     assert facts.attention is None
 
 
+def test_a_graph_that_shows_its_task_is_believed_first(files, tmp_path):
+    """An encoder that was exported without its language-model head embeds."""
+    files.write_config(tmp_path, files.BERT | {"architectures": ["BertForMaskedLM"]})
+    path = files.onnx_file(tmp_path / "model.onnx")
+    assert with_config(read_facts(path), read_config(tmp_path)).task_types == ("embedding",)
+    path = files.onnx_file(tmp_path / "model.onnx", outputs=("logits",))
+    assert with_config(read_facts(path), read_config(tmp_path)).task_types == ("fill_mask",)
+
+
 def test_attention_of_a_decoder(files, tmp_path):
     """Layers, KV heads and head length come from config.json."""
     files.write_config(tmp_path, files.LLAMA)
