@@ -24,14 +24,23 @@ _CARD_STYLE = (
     f"max-width:100%;overflow-x:auto;color:{_TEXT};"
     "font-family:var(--jp-content-font-family, sans-serif);font-size:13px"
 )
-_CELL_STYLE = f"text-align:left;vertical-align:top;padding:2px 12px 2px 0;border:0;color:{_TEXT}"
+_CELL_STYLE = "text-align:left;vertical-align:top;padding:2px 12px 2px 0"
 _HEAD_STYLE = f"{_CELL_STYLE};font-weight:600;border-bottom:1px solid {_LINE}"
 _MAX_TEXT_COLUMN = 60
+_SHORT_CELL = 28
 
 
-def _clean(value: object) -> str:
-    """Return a value as one printable line: control characters could forge rows or colours."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+def _clean(value: object, keep: str = "") -> str:
+    """Return a value as printable text: control characters could forge rows or colours."""
+    return "".join(
+        c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in str(value)
+    )
+
+
+def _cell(text: str) -> str:
+    # A number must not be parted from its unit by a line break.
+    wrap = ";white-space:nowrap" if len(text) <= _SHORT_CELL else ""
+    return f'<td style="{_CELL_STYLE}{wrap}">{html.escape(text)}</td>'
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +57,7 @@ class Table:
             for name in self.header
         )
         body = "".join(
-            "<tr>"
-            + "".join(
-                f'<td style="{_CELL_STYLE}">{html.escape(_clean(value))}</td>' for value in row
-            )
-            + "</tr>"
-            for row in self.rows
+            "<tr>" + "".join(_cell(_clean(value)) for value in row) + "</tr>" for row in self.rows
         )
         return (
             '<table style="border-collapse:collapse;margin:6px 0">'
@@ -82,24 +86,30 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A title, one sentence below it, and tables."""
+    """A title, one sentence below it, tables, and before them the text that matters most."""
 
     title: str
     note: str = ""
     tables: Sequence[Table] = ()
+    body: str = ""
 
     def html(self) -> str:
         """Return the card as HTML."""
         note = ""
         if self.note:
             note = f'<div style="color:{_DIM}">{html.escape(_clean(self.note))}</div>'
+        body = ""
+        if self.body:
+            text = html.escape(_clean(self.body, keep="\n"))
+            body = f'<div style="white-space:pre-wrap;margin:6px 0">{text}</div>'
         tables = "".join(table.html() for table in self.tables)
         title = html.escape(_clean(self.title))
-        return f'<div style="{_CARD_STYLE}"><strong>{title}</strong>{note}{tables}</div>'
+        return f'<div style="{_CARD_STYLE}"><strong>{title}</strong>{note}{body}{tables}</div>'
 
     def text(self) -> str:
         """Return the card as plain text."""
-        blocks = [_clean(self.title), _clean(self.note), *(table.text() for table in self.tables)]
+        blocks = [_clean(self.title), _clean(self.note), _clean(self.body, keep="\n")]
+        blocks += [table.text() for table in self.tables]
         return "\n".join(block for block in blocks if block)
 
 

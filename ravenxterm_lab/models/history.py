@@ -21,18 +21,27 @@ if TYPE_CHECKING:
 
 __all__ = ["PerformanceHistory", "read_history"]
 
-_WHERE = """
-    WHERE (model = $name OR fingerprint = $fingerprint)
-      AND ts >= CAST($now AS TIMESTAMP) - to_days(CAST($days AS INTEGER))
+# A judgement that came later replaces the quality that was recorded with the run.
+_RUNS = """
+WITH judged AS (
+    SELECT execution, arg_max(quality, ts) AS quality FROM feedback GROUP BY execution
+), runs AS (
+    SELECT e.* REPLACE (coalesce(j.quality, e.quality) AS quality)
+    FROM executions e LEFT JOIN judged j ON j.execution = e.session || ':' || e.seq
+    WHERE (e.model = $name OR e.fingerprint = $fingerprint)
+      AND e.ts >= CAST($now AS TIMESTAMP) - to_days(CAST($days AS INTEGER))
+)
 """
-_SUMMARY_SQL = f"""
+_SUMMARY_SQL = (
+    _RUNS
+    + """
 SELECT count(*), avg(success::INTEGER),
        quantile_cont(latency, 0.5) FILTER (success), quantile_cont(latency, 0.95) FILTER (success),
-       median(throughput) FILTER (success), max(peak_memory), avg(quality), count(quality),
-       min(ts), max(ts)
-FROM executions {_WHERE}
-"""  # noqa: S608 - the clause is a constant; values are bound
-_RUNS_SQL = f"SELECT * FROM executions {_WHERE} ORDER BY ts"  # noqa: S608 - likewise
+       median(throughput) FILTER (success), max(peak_memory), avg(quality), count(quality)
+FROM runs
+"""
+)
+_RUNS_SQL = _RUNS + "SELECT * FROM runs ORDER BY ts"  # noqa: S608 - two constants
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,11 @@ class PerformanceHistory(Displayed):
         """Return the runs as an Arrow table, oldest first."""
         return self._result.to_arrow_table()
 
+    def _unit(self) -> str:
+        if self.model is None:
+            return "tokens or items"
+        return "tok" if "text_generation" in self.model.task_types else "items"
+
     def _card(self) -> Card:
         if not self.runs:
             return Card(
@@ -106,7 +120,7 @@ class PerformanceHistory(Displayed):
             success,
             format_seconds(self.latency_p50),
             format_seconds(self.latency_p95),
-            format_rate(self.throughput, "tok or items"),
+            format_rate(self.throughput, self._unit()),
             format_bytes(self.peak_memory),
             quality,
         ]

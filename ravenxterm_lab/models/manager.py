@@ -27,6 +27,7 @@ from ravenxterm_lab.requirements import TaskRequirements, normalize_task
 from ravenxterm_lab.runtimes import LoadReport, ModelPool
 from ravenxterm_lab.store import ExecutionId
 from ravenxterm_lab.tables import Card, Displayed
+from ravenxterm_lab.units import format_bytes
 
 if TYPE_CHECKING:
     import os
@@ -444,7 +445,8 @@ class ModelManager(Displayed):
         self.messages.add(
             "info",
             "cleanup",
-            f"Freed {memory:,} bytes of memory, {pruned:,} of caches, {spool:,} of the store.",
+            f"Freed {format_bytes(memory)} of memory, {format_bytes(pruned)} of caches and "
+            f"{format_bytes(spool)} of the store.",
         )
         return memory + pruned + spool
 

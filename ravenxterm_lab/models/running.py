@@ -106,7 +106,7 @@ class RunReport(Displayed):
         if failed:
             rows = [[item.model, str(item.failure), item.message] for item in failed]
             tables.append(Table(["tried before", "failure", "what happened"], rows))
-        return Card(f"{self.model.name} · {self.task}", _shown(self.output), tables)
+        return Card(f"{self.model.name} · {self.task}", "", tables, body=_shown(self.output))
 
 
 def _shown(output: Any) -> str:

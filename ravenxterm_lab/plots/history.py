@@ -18,7 +18,7 @@ __all__ = ["history"]
 
 #: Metric: (column, axis title with its unit, factor).
 _METRICS = {
-    "throughput": ("throughput", "throughput (tokens or items / s)", 1.0),
+    "throughput": ("throughput", "throughput (tokens/s or items/s)", 1.0),
     "latency": ("latency", "latency (s)", 1.0),
     "time_to_first_token": ("time_to_first_token", "time to first token (s)", 1.0),
     "peak_memory": ("peak_memory", "peak memory (MiB)", 1 / 2**20),
@@ -81,8 +81,9 @@ def _draw(frame: pl.DataFrame, metric: str, days: int) -> Figure:
             x=worked["ts"].to_list(),
             y=[value * factor for value in worked[column].to_list()],
             name=f"{name} (n = {len(worked)})",
-            mode="lines+markers",
-            **style(index),
+            # No line: between two runs that are hours apart nothing was measured.
+            mode="markers",
+            marker=style(index)["marker"],
         )
         failed = own.filter(~own["success"])
         if len(failed):
@@ -99,7 +100,7 @@ def _draw(frame: pl.DataFrame, metric: str, days: int) -> Figure:
             )
             failed_shown = True
     subtitle = f"n = {len(frame)} executions, last {days} days, times in UTC"
-    figure.update_layout(**layout(axis.capitalize(), subtitle), height=420)
+    figure.update_layout(**layout(axis.capitalize(), subtitle), height=440)
     figure.update_xaxes(title="time (UTC)", **AXIS)
     figure.update_yaxes(title=axis, rangemode="tozero", **AXIS)
     return figure

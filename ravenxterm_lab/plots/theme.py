@@ -64,9 +64,11 @@ def layout(title: str, subtitle: str) -> dict[str, Any]:
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"color": "#7b7b7b", "size": 13},
-        "margin": {"l": 70, "r": 20, "t": 80, "b": 50},
-        "legend": {"orientation": "h", "y": -0.18},
+        "margin": {"l": 70, "r": 20, "t": 80, "b": 90},
+        "legend": {"orientation": "h", "yref": "container", "y": 0.0, "traceorder": "normal"},
         "colorway": list(COLOURS),
+        # plotly's default template would add 7 kB to every saved figure.
+        "template": "none",
     }
 
 

@@ -353,6 +353,8 @@ def _shown(part: Part) -> str:
             return f"{NOT_MEASURED} (prior {part.value:.2f})"
         return f"{part.value:.2f} ({part.low:.2f} to {part.high:.2f}, n = {part.n:.0f})"
     form = format_seconds if part.name == "latency" else format_bytes
+    if part.low == part.high:
+        return form(part.value)
     return f"{form(part.value)} ({form(part.low)} to {form(part.high)})"
 
 
