@@ -212,12 +212,17 @@ def estimate_memory(
         With verdict ``unknown`` when a needed fact is missing.
     """
     engine = engine or (model.runtimes[0] if model.runtimes else _engine_of(model.model_type))
-    if engine == "llama_cpp":
+    # An engine without a formula of its own is judged by the engine that its format is made for.
+    formula = engine if engine in ("llama_cpp", "onnx") else _engine_of(model.model_type)
+    if formula == "llama_cpp":
         parts = _llama_cpp(model, context_length, kv_type, micro_batch, instruction_sets)
-    elif engine == "onnx":
+    elif formula == "onnx":
         parts = _onnx(model)
     else:
-        parts = _Parts(source=f"no formula for engine {engine!r}", missing=("the engine",))
+        parts = _Parts(
+            source=f"no formula for {model.model_type.value} with {engine}; learned from a load",
+            missing=("what this engine needs for this format",),
+        )
     total = None if parts.missing else parts.sum()
     low, high = parts.interval(total)
     if measured_bytes is not None:
@@ -225,11 +230,11 @@ def estimate_memory(
         parts.source = "peak measured on an earlier load here"
         parts.missing = ()
     # A wide interval decides nothing: it fits when even its upper end does.
-    decisive = high if engine == "onnx" and measured_bytes is None else total
+    decisive = high if formula == "onnx" and measured_bytes is None else total
     verdict = judge(
         decisive,
         budget_bytes,
-        pageable_bytes=(parts.weights or 0) if engine == "llama_cpp" else 0,
+        pageable_bytes=(parts.weights or 0) if formula == "llama_cpp" else 0,
         measured=measured_bytes is not None,
     )
     if verdict is Verdict.CANNOT and decisive is not total and low is not None:

@@ -1,0 +1,280 @@
+"""The selector on made-up candidates: constraints are never broken, reasons can be acted on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ravenxterm_lab.exceptions import RequirementError, UnknownModelError
+from ravenxterm_lab.hardware import HardwareProfile
+from ravenxterm_lab.metadata import AttentionGeometry, HardwareType, ModelMetadata, ModelType
+from ravenxterm_lab.models import AdaptiveModelSelector, Workbench
+from ravenxterm_lab.preferences import UserPreferences
+from ravenxterm_lab.requirements import TaskRequirements
+from ravenxterm_lab.runtimes.fake import FakeRuntime
+
+GIB = 2**30
+MACHINE = HardwareProfile(
+    cpu_architecture="x86_64",
+    cpu_name="made up",
+    cpu_cores=8,
+    cpu_threads=16,
+    instruction_sets=("avx2",),
+    total_memory=16 * GIB,
+    available_memory=12 * GIB,
+    memory_bandwidth=40e9,
+)
+
+
+class StillMachine(HardwareProfile):
+    """A profile that stays as it was made, so that a test decides how much memory is free."""
+
+    def refreshed(self, **_: object) -> HardwareProfile:
+        return self
+
+
+def machine(total: int = 16 * GIB, available: int = 12 * GIB) -> HardwareProfile:
+    return StillMachine(
+        cpu_architecture="x86_64", cpu_name="made up", cpu_cores=8, cpu_threads=16,
+        instruction_sets=("avx2",), total_memory=total, available_memory=available,
+        memory_bandwidth=40e9,
+    )  # fmt: skip
+
+
+def made(name: str, size: int = GIB, **changes: object) -> ModelMetadata:
+    values: dict[str, object] = {
+        "task_types": ("text_generation",),
+        "runtimes": ("fake",),
+        "preferred_hardware": (HardwareType.CPU,),
+        "supports_batching": True,
+        "fingerprint": f"print-{name}",
+        "quantization": "Q8_0",
+        "context_length": 8192,
+        "embedding_length": 1024,
+        "vocabulary_size": 32_000,
+        "attention": AttentionGeometry((8,) * 16, 64, 64),
+        "license": "mit",
+    }
+    return ModelMetadata(name, ModelType.GGUF, Path(name), size, **{**values, **changes})
+
+
+@pytest.fixture
+def selector(tmp_path: Path) -> AdaptiveModelSelector:
+    return on(tmp_path, machine())
+
+
+def on(home: Path, hardware: HardwareProfile, **preferences: object) -> AdaptiveModelSelector:
+    bench = Workbench(home, hardware=hardware, runtimes=[FakeRuntime("fake")])
+    return AdaptiveModelSelector(UserPreferences(**preferences), workbench=bench, seed=0)
+
+
+def test_a_recommendation_unpacks_and_explains_itself(selector: AdaptiveModelSelector) -> None:
+    """Each item is (model, score), best first, with parts that add up to its score."""
+    ranked = selector.get_recommended_models([made("a"), made("b", 2 * GIB)], "text-generation")
+    assert [model.name for model, _ in ranked] == ["a", "b"]
+    assert ranked[0].score >= ranked[1].score
+    for item in ranked:
+        total = sum(part.contribution for part in item.parts)
+        assert item.score == pytest.approx(total * item.reliability * item.person_weight)
+    text = ranked[0].explain()
+    assert "prior" in text
+    assert "P(best)" in text
+
+
+def test_a_mapping_and_top_k_are_accepted(selector: AdaptiveModelSelector) -> None:
+    """A mapping by name works like a list, and top_k cuts the ranking."""
+    models = {name: made(name) for name in "abc"}
+    assert len(selector.get_recommended_models(models, "text_generation", 2)) == 2
+    for bad in (0, -1, True, 1.5):
+        with pytest.raises(RequirementError, match="top_k"):
+            selector.get_recommended_models(models, "text_generation", bad)
+    with pytest.raises(RequirementError, match="ModelMetadata"):
+        selector.get_recommended_models(["a"], "text_generation")
+
+
+@pytest.mark.parametrize(
+    ("changes", "requirements", "constraint"),
+    [
+        ({"problems": ("missing shard 2 of 3",)}, {}, "problems"),
+        ({"task_types": ("embedding",)}, {}, "task_type"),
+        ({"task_types": ()}, {}, "task_type"),
+        ({"runtimes": (), "runtime_gap": "pip install x"}, {}, "runtime"),
+        ({}, {"model_types": ["onnx"]}, "model_types"),
+        ({}, {"quantizations": ["Q4_0"]}, "quantizations"),
+        ({}, {"license": "apache-2.0"}, "license"),
+        ({}, {"max_size_bytes": 1000}, "max_size_bytes"),
+        ({}, {"min_context_length": 10_000}, "min_context_length"),
+        ({}, {"required_hardware": ["cuda"]}, "required_hardware"),
+        ({"supports_batching": False}, {"requires_batching": True}, "requires_batching"),
+        ({}, {"max_memory_bytes": 10}, "max_memory_bytes"),
+        ({"size_bytes": 14 * GIB}, {}, "max_memory_usage"),
+        ({"size_bytes": 60 * GIB}, {}, "max_memory_usage"),
+        ({"attention": None}, {}, "memory"),
+        ({}, {"max_latency": 0.001}, "max_latency"),
+        ({}, {"min_throughput": 10_000}, "min_throughput"),
+        ({}, {"min_quality": 0.5}, "min_quality"),
+        ({"preferred_hardware": (HardwareType.CUDA,)}, {}, "preferred_devices"),
+    ],
+)
+def test_each_constraint_binds_alone_and_names_itself(
+    selector: AdaptiveModelSelector,
+    changes: dict[str, object],
+    requirements: dict[str, object],
+    constraint: str,
+) -> None:
+    """A candidate that breaks one constraint falls out under that name, with a reason in words."""
+    size = changes.pop("size_bytes", GIB)
+    ranked = selector.get_recommended_models(
+        [made("m", size, **changes)], "text_generation", requirements=requirements
+    )
+    assert len(ranked) == 0
+    assert ranked.rejected[0].constraint == constraint
+    assert str(ranked.rejected[0]) in str(ranked.why_not("m"))
+
+
+sizes = st.integers(10 * 2**20, 20 * GIB)
+situations = st.fixed_dictionaries(
+    {},
+    optional={
+        "max_size_bytes": sizes,
+        "min_context_length": st.integers(1, 16_384),
+        "max_memory_bytes": sizes,
+        "quantizations": st.lists(st.sampled_from(["Q8_0", "Q4_0"]), min_size=1, max_size=2),
+        "requires_batching": st.booleans(),
+        "max_latency": st.floats(0.01, 100),
+        "min_throughput": st.floats(0.1, 500),
+        "license": st.lists(st.sampled_from(["mit", "apache-2.0"]), min_size=1, max_size=2),
+    },
+)
+candidates = st.lists(
+    st.builds(
+        made,
+        st.sampled_from([f"m{i}" for i in range(6)]),
+        sizes,
+        quantization=st.sampled_from(["Q8_0", "Q4_0"]),
+        license=st.sampled_from(["mit", "apache-2.0", None]),
+        context_length=st.sampled_from([512, 8192, 131_072]),
+        supports_batching=st.booleans(),
+        attention=st.sampled_from([None, AttentionGeometry((8,) * 16, 64, 64)]),
+    ),
+    min_size=1,
+    max_size=5,
+    unique_by=lambda model: model.name,
+)
+PREFERENCES = {"max_memory_usage", "preferred_devices", "model_weights"}
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(candidates, situations, st.floats(0.05, 1.0), st.integers(GIB, 64 * GIB))
+def test_no_constraint_is_broken_and_every_change_that_is_offered_works(
+    tmp_path: Path,
+    models: list[ModelMetadata],
+    requirements: dict[str, object],
+    usage: float,
+    total: int,
+) -> None:
+    """Feasible candidates meet every constraint; the smallest change lifts the one that bound."""
+    hardware = machine(total, total)
+    fixed = {"max_memory_usage": usage, "enable_adaptive_selection": False}
+    here = on(tmp_path, hardware, **fixed)
+    ranked = here.get_recommended_models(models, "text_generation", requirements=requirements)
+    wanted = TaskRequirements.parse(requirements)
+    assert len(ranked) + len(ranked.rejected) == len(models)
+    for item in ranked:
+        model = item.model
+        assert wanted.max_size_bytes is None or model.size_bytes <= wanted.max_size_bytes
+        assert not wanted.min_context_length or model.context_length >= wanted.min_context_length
+        assert item.memory.total_bytes * 1.1 <= int(total * usage) + 1
+        assert not wanted.requires_batching or model.supports_batching
+        assert wanted.license is None or model.license in wanted.license
+    for rejection in ranked.rejected:
+        assert rejection.reason
+        if not rejection.change:
+            continue
+        changed = {k: v for k, v in rejection.change.items() if k not in PREFERENCES}
+        preferences = {k: v for k, v in rejection.change.items() if k in PREFERENCES}
+        there = on(tmp_path, hardware, **{**fixed, **preferences})
+        again = there.get_recommended_models(
+            [rejection.model], "text_generation", requirements={**requirements, **changed}
+        )
+        assert all(item.constraint != rejection.constraint for item in again.rejected)
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(candidates)
+def test_the_weight_that_why_not_offers_puts_the_model_first(
+    tmp_path: Path, models: list[ModelMetadata]
+) -> None:
+    """Applying the model_weights of why_not makes a feasible candidate the first choice."""
+    fixed = {"enable_adaptive_selection": False}
+    ranked = on(tmp_path, machine(), **fixed).get_recommended_models(models, "text_generation")
+    for item in ranked[1:]:
+        change = ranked.why_not(item.model.name).change
+        assert change
+        there = on(tmp_path, machine(), **fixed, **change)
+        again = there.get_recommended_models(models, "text_generation")
+        assert again[0].model.name == item.model.name
+
+
+def test_free_memory_binds_too(tmp_path: Path) -> None:
+    """What fits the budget but not the memory that is free now is rejected for that reason."""
+    ranked = on(tmp_path, machine(64 * GIB, GIB // 2)).get_recommended_models(
+        [made("m", 2 * GIB)], "text_generation"
+    )
+    assert ranked.rejected[0].constraint == "available_memory"
+
+
+def test_why_not_knows_only_candidates(selector: AdaptiveModelSelector) -> None:
+    """An unknown name is an error that suggests, and so is asking before a ranking."""
+    with pytest.raises(RequirementError, match="ranked"):
+        selector.why_not("a")
+    selector.get_recommended_models([made("llama-small")], "text_generation")
+    assert "first choice" in str(selector.why_not("llama-small"))
+    with pytest.raises(UnknownModelError, match="llama-small"):
+        selector.why_not("llama-smal")
+
+
+def test_a_selection_is_recorded_and_a_display_is_not(selector: AdaptiveModelSelector) -> None:
+    """Only a decision leaves rows in selections and candidates."""
+    models = [made("a"), made("b", 60 * GIB)]
+    selector.get_recommended_models(models, "text_generation")
+    store = selector._bench.store
+    assert len(store.sql("FROM selections")) == 0
+    selection = selector.select(models, "text_generation", explore=False)
+    rows = store.sql("SELECT model, feasible FROM candidates ORDER BY model").fetchall()
+    assert rows == [("a", True), ("b", False)]
+    assert store.sql("SELECT selection FROM selections").fetchall() == [(selection.id,)]
+
+
+def test_switched_off_the_ranking_ignores_history(tmp_path: Path) -> None:
+    """enable_adaptive_selection=False is a deterministic ranking from priors and hard facts."""
+    models = [made("a"), made("b")]
+    adaptive = on(tmp_path, machine())
+    for name, quality in (("a", 0.0), ("b", 1.0)):
+        for _ in range(10):
+            adaptive._bench.store.record_execution(
+                model=name, fingerprint=f"print-{name}", task="text_generation",
+                hardware=adaptive._bench.hardware.fingerprint, metrics={"quality": quality},
+            )  # fmt: skip
+    static = on(tmp_path, machine(), enable_adaptive_selection=False)
+    assert adaptive.get_recommended_models(models, "text_generation")[0].model.name == "b"
+    assert static.get_recommended_models(models, "text_generation")[0].model.name == "a"
+    assert static.select(models, "text_generation").ranked[0].model.name == "a"
+
+
+def test_names_from_files_reach_the_notebook_escaped(selector: AdaptiveModelSelector) -> None:
+    """A model called like a script is shown as text."""
+    ranked = selector.get_recommended_models(
+        [made("<script>alert(1)</script>\n\x1b[31m")], "text_generation"
+    )
+    for shown in (ranked, ranked[0], ranked.why_not(ranked[0].model.name)):
+        bundle = shown._repr_mimebundle_()
+        assert "<script>" not in bundle["text/html"]
+        assert "\x1b" not in bundle["text/plain"]
