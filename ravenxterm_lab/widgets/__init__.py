@@ -1,0 +1,13 @@
+"""SHOW: panels for a notebook. Each shows itself at the end of a cell, and is usable alone.
+
+Every panel has ``.summary`` (one sentence) and ``close()``, which ends what it started.
+Panels of one manager follow each other: preferences that one of them applies hold in all.
+"""
+
+from __future__ import annotations
+
+from ravenxterm_lab.widgets.dashboard import Dashboard
+from ravenxterm_lab.widgets.preferences import PreferencesPanel
+from ravenxterm_lab.widgets.selection import SelectionPanel
+
+__all__ = ["Dashboard", "PreferencesPanel", "SelectionPanel"]

@@ -1,0 +1,97 @@
+"""The look of the panels: one style sheet of JupyterLab's variables, and escaped HTML."""
+
+from __future__ import annotations
+
+import html
+
+from ravenxterm_lab.plots.theme import COLOURS
+
+__all__ = ["PART_COLOURS", "STYLE", "escape", "note", "printable", "status", "table"]
+
+#: The colours of a score's parts, the same as in ``plots.ranking``.
+PART_COLOURS = dict(zip(("quality", "latency", "memory"), COLOURS, strict=False))
+
+# In JupyterLab's command mode a letter typed on a focused drop-down, radio button or tab works
+# on the cells ("x" cuts one), and arrows move between them, so that the controls could not be
+# used by keyboard. Lumino passes over an element that carries this attribute itself.
+_OWN_KEYS = (
+    "const root = this.closest('.raven-lab'); if (root) root.addEventListener('focusin', "
+    "event => event.target.setAttribute('data-lm-suppress-shortcuts', 'true'))"
+)
+
+STYLE = f'<style onload="{_OWN_KEYS}">' """
+.raven-lab { color: var(--jp-ui-font-color1); font-family: var(--jp-ui-font-family);
+  font-size: var(--jp-ui-font-size1, 13px); }
+.raven-lab .widget-html-content { line-height: 1.45; height: auto; align-self: stretch; }
+.raven-lab .widget-html { height: auto; }
+.raven-lab h3 { font-size: 1.15em; font-weight: 600; margin: 2px 0 6px 0; }
+.raven-lab .raven-dim { color: var(--jp-ui-font-color2); }
+.raven-lab .raven-status { min-height: 1.45em; }
+.raven-lab .raven-error { color: var(--jp-ui-font-color1);
+  border-left: 4px solid var(--jp-error-color1); padding-left: 8px; }
+.raven-lab .raven-scroll { overflow-x: auto; }
+.raven-lab table.raven { border-collapse: collapse; margin: 2px 0 6px 0; }
+.raven-lab table.raven caption { text-align: left; color: var(--jp-ui-font-color2);
+  padding: 0 0 2px 0; }
+.raven-lab table.raven th, .raven-lab table.raven td { text-align: left; vertical-align: top;
+  padding: 3px 12px 3px 0; border-bottom: 1px solid var(--jp-border-color2); }
+.raven-lab table.raven th { font-weight: 600; }
+.raven-lab table.raven td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere;
+  min-width: 1.2em; max-width: 30em; }
+.raven-lab table.raven strong { overflow-wrap: anywhere; }
+.raven-lab .raven-bar { display: flex; height: 8px; width: 120px; margin: 4px 0;
+  background: var(--jp-border-color2); }
+.raven-lab .raven-bar i { display: block; height: 100%; }
+.raven-lab .raven-key i { display: inline-block; width: 10px; height: 10px;
+  margin: 0 4px 0 10px; }
+.raven-lab .raven-answer { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0;
+  font-family: var(--jp-content-font-family); max-height: 22em; overflow-y: auto;
+  border-left: 3px solid var(--jp-border-color1); padding: 2px 0 2px 10px; }
+.raven-lab .raven-code { width: 100%; box-sizing: border-box; padding: 3px 6px;
+  color: var(--jp-ui-font-color1); background: var(--jp-layout-color2);
+  border: 1px solid var(--jp-border-color2); font-family: var(--jp-code-font-family);
+  font-size: var(--jp-code-font-size); }
+.raven-lab .raven-box { border: 1px solid var(--jp-border-color2); border-radius: 4px;
+  padding: 8px 10px; }
+.raven-lab .js-plotly-plot svg text { fill: var(--jp-ui-font-color1) !important; }
+</style>"""
+
+
+def printable(text: object, *, lines: bool = False) -> str:
+    """Return text in which nothing can forge what is beside it.
+
+    What is not printable, such as a mark that turns the direction of writing, becomes a
+    replacement character; ``lines`` keeps line ends and tabs.
+    """
+    kept = "\n\t" if lines else ""
+    return "".join(
+        c if c.isprintable() or c in kept else "\N{REPLACEMENT CHARACTER}" for c in str(text)
+    )
+
+
+def escape(text: object, *, lines: bool = False) -> str:
+    """Return printable text that is safe inside HTML, in an attribute too."""
+    return html.escape(printable(text, lines=lines))
+
+
+def status(text: str, *, error: bool = False) -> str:
+    """Return a sentence that a screen reader announces when it changes."""
+    kind = " raven-error" if error else ""
+    return f'<div role="status" class="raven-status{kind}">{escape(text)}</div>'
+
+
+def note(text: str) -> str:
+    """Return a sentence of lesser weight."""
+    return f'<div class="raven-dim">{escape(text)}</div>'
+
+
+def table(caption: str, header: list[str], rows: list[list[str]]) -> str:
+    """Return a table; the cells are HTML already, caption and header are text."""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    # A region that scrolls must be reachable by keyboard, and then it needs a name.
+    return (
+        f'<div class="raven-scroll" tabindex="0" role="region" aria-label="{escape(caption)}">'
+        f'<table class="raven"><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )

@@ -1,0 +1,259 @@
+"""Real JupyterLab on this machine, and pages of it in headless Chromium, for tests and pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, ConsoleMessage, Page, Route, WebSocket
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--headless",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+#: A page does not draw cells that are out of sight, asks for news, and saves, unless told not to.
+_SETTINGS = {
+    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
+    "@jupyterlab/docmanager-extension/plugin": {"autosave": False},
+    "@jupyterlab/apputils-extension/notification": {
+        "fetchNews": "false",
+        "checkForUpdates": False,
+        "doNotDisturbMode": True,
+    },
+}
+# Each notebook's directory is the home of its own kernel, so that no journey sees another's.
+_STARTUP = """
+import os
+from pathlib import Path
+os.environ["RAVENXTERM_HOME"] = str(Path.cwd() / "home")
+"""
+_SESSION = "window.jupyterapp?.shell?.currentWidget?.sessionContext"
+_CELLS = "window.jupyterapp.shell.currentWidget.content.model.cells"
+
+
+class JupyterServer:
+    """JupyterLab on 127.0.0.1 with directories of its own; use it as a context manager."""
+
+    def __init__(self, directory: Path) -> None:
+        self.root = directory / "work"
+        self.token = secrets.token_hex(16)
+        self.url = ""
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        places = {
+            "JUPYTER_CONFIG_DIR": "config",
+            "JUPYTER_DATA_DIR": "data",
+            "JUPYTER_RUNTIME_DIR": "runtime",
+            "JUPYTERLAB_SETTINGS_DIR": "settings",
+            "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+            "IPYTHONDIR": "ipython",
+            "HOME": "user",
+        }
+        for name in (*places.values(), "work"):
+            (self._directory / name).mkdir(parents=True)
+        for plugin, settings in _SETTINGS.items():
+            file = self._directory / "settings" / f"{plugin}.jupyterlab-settings"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(settings), encoding="utf-8")
+        startup = self._directory / "ipython" / "profile_default" / "startup" / "00-home.py"
+        startup.parent.mkdir(parents=True)
+        startup.write_text(_STARTUP, encoding="utf-8")
+        environment = {**os.environ, "PYTHONWARNINGS": "default"}
+        environment |= {name: str(self._directory / place) for name, place in places.items()}
+        with (self._directory / "log.txt").open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "jupyterlab",
+                    "--no-browser",
+                    "--allow-root",
+                    "--ServerApp.ip=127.0.0.1",
+                    "--ServerApp.port=0",
+                    f"--IdentityProvider.token={self.token}",
+                    f"--ServerApp.root_dir={self.root}",
+                    "--LabApp.expose_app_in_browser=True",
+                ],
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process is not None
+        # Asked to end, it ends its kernels, and they their workers.
+        self._process.terminate()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _wait(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            for file in (self._directory / "runtime").glob("jpserver-*.json"):
+                with contextlib.suppress(ValueError, KeyError):
+                    self.url = json.loads(file.read_text(encoding="utf-8"))["url"]
+                    return
+            if self._process.poll() is not None:
+                break
+            time.sleep(0.1)
+        self._process.kill()
+        log = (self._directory / "log.txt").read_text(encoding="utf-8")
+        raise RuntimeError(f"JupyterLab did not start:\n{log[-4000:]}")
+
+    def notebook(self, name: str, source: Path | list[str], models: Path | None = None) -> str:
+        """Make a notebook in a directory of its own; return its path below the root.
+
+        Parameters
+        ----------
+        name : str
+            Of the directory.
+        source : Path or list of str
+            A notebook to copy, or the code of its cells.
+        models : Path, optional
+            Put into the home of its kernel as ``models/demo``.
+        """
+        directory = self.root / name
+        directory.mkdir()
+        if models is not None:
+            (directory / "home" / "models").mkdir(parents=True)
+            (directory / "home" / "models" / "demo").symlink_to(models, target_is_directory=True)
+        if isinstance(source, Path):
+            text = source.read_text(encoding="utf-8")
+        else:
+            text = json.dumps(_as_notebook(source))
+        (directory / "page.ipynb").write_text(text, encoding="utf-8")
+        return f"{name}/page.ipynb"
+
+
+def _as_notebook(cells: list[str]) -> dict[str, Any]:
+    return {
+        "cells": [
+            {
+                "cell_type": "code",
+                "id": f"cell-{index}",
+                "execution_count": None,
+                "metadata": {},
+                "outputs": [],
+                "source": code,
+            }
+            for index, code in enumerate(cells)
+        ],
+        "metadata": {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}
+        },
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+
+
+class LabPage:
+    """A page of JupyterLab. What it asked of other machines, and its errors, are kept."""
+
+    def __init__(self, browser: Browser, server: JupyterServer, *, width: int = 1400) -> None:
+        self.outside: list[str] = []
+        self.errors: list[str] = []
+        self._server = server
+        self._context = browser.new_context(viewport={"width": width, "height": 1000})
+        self.page: Page = self._context.new_page()
+        self.page.set_default_timeout(60_000)
+        self.page.route("**/*", self._guard)
+        self.page.on("websocket", self._guard_socket)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", self._hear)
+
+    def _guard(self, route: Route) -> None:
+        url = route.request.url
+        if url.startswith((self._server.url, "data:", "blob:")):
+            route.continue_()
+        else:
+            self.outside.append(url)
+            route.abort()
+
+    def _guard_socket(self, socket: WebSocket) -> None:
+        if not socket.url.startswith(self._server.url.replace("http", "ws", 1)):
+            self.outside.append(socket.url)
+
+    def _hear(self, message: ConsoleMessage) -> None:
+        if message.type == "error" and "ravenxterm" in message.text.lower():
+            self.errors.append(message.text)
+
+    def open(self, path: str) -> None:
+        """Open a notebook and wait until its kernel is ready."""
+        self.page.goto(f"{self._server.url}lab/tree/{path}?token={self._server.token}&reset")
+        # The indicator says "idle" before there is a session, so the session itself is asked.
+        self.page.wait_for_function(
+            f"{_SESSION}?.isReady && {_SESSION}.session?.kernel?.status === 'idle'",
+            timeout=90_000,
+        )
+
+    def run_all(self, *, timeout: float = 120) -> None:
+        """Run all cells and wait until each has its number and the kernel is idle."""
+        self.page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        self.page.wait_for_function(
+            f"""Array.from({_CELLS}).filter(cell => cell.type === 'code')
+                .every(cell => cell.executionCount !== null)
+                && {_SESSION}.session.kernel.status === 'idle'""",
+            timeout=timeout * 1000,
+        )
+
+    def cells(self) -> list[dict[str, Any]]:
+        """Return the cells with their outputs, as they would be saved."""
+        cells: list[dict[str, Any]] = self.page.evaluate(
+            f"Array.from({_CELLS}).map(cell => cell.toJSON())"
+        )
+        return cells
+
+    def theme(self, name: str) -> None:
+        """Switch the theme, as the menu does."""
+        self.page.evaluate(
+            f"window.jupyterapp.commands.execute('apputils:change-theme', {{theme: {name!r}}})"
+        )
+        light = str("Light" in name).lower()
+        self.page.wait_for_selector(f'body[data-jp-theme-light="{light}"]', state="attached")
+
+    def close(self) -> None:
+        """Close the page."""
+        self._context.close()
+
+
+@contextlib.contextmanager
+def chromium(directory: Path) -> Iterator[Browser]:
+    """Start Debian's Chromium; what it writes goes below ``directory``."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=str(CHROMIUM),
+            args=ARGUMENTS,
+            env={**os.environ, "HOME": str(directory)},
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
