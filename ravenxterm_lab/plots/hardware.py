@@ -71,11 +71,14 @@ def _draw(frame: pl.DataFrame, hours: int) -> Figure:
             "overlaying": "y",
             "side": "right",
             "rangemode": "tozero",
+            "tickformat": ".1f",
+            "automargin": True,
+            "showgrid": False,
         },
     )
     figure.update_xaxes(title="time (UTC)", **AXIS)
     figure.update_layout(
-        yaxis={"title": {"text": "CPU load (%)"}, "range": [0, 100], **AXIS},
+        yaxis={"title": {"text": "CPU load (%)"}, "range": [0, 105], **AXIS},
     )
     return figure
 
