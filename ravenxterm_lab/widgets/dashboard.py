@@ -129,7 +129,7 @@ def _facts(manager: ModelManager) -> list[str]:
 
 def _no_gpu(notes: tuple[str, ...]) -> str:
     about = [note for note in notes if "NVIDIA" in note or "GPU" in note]
-    return about[0].rstrip(".") if about else "no GPU found"
+    return about[0].split(";")[0].rstrip(".") if about else "no GPU found"
 
 
 def _header(manager: ModelManager) -> str:

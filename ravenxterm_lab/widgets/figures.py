@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["FigurePanel"]
 
 _PLOTLY_MIME = "application/vnd.plotly.v1+json"
+#: Fixed, here and in the page: JupyterLab resizes a figure when its tab is shown again, and
+#: plotly then takes the height of a container that has none of its own.
+_HEIGHT = 440
+_STYLE = f"<style>.raven-lab .js-plotly-plot .svg-container {{ min-height: {_HEIGHT}px; }}</style>"
 
 
 class FigurePanel(Panel):
@@ -99,7 +103,7 @@ class FigurePanel(Panel):
             self._sentence.value = status(str(error), error=True)
             self._figure.outputs, self._table.value = (), ""
             return
-        self._sentence.value = status(self.view.summary)
+        self._sentence.value = status(self.view.summary) + _STYLE
         empty = self.view.data().is_empty()
         self._figure.outputs = () if empty else (data,)
         self._table.value = note("") if empty else table
@@ -107,6 +111,7 @@ class FigurePanel(Panel):
 
 def _bundle(view: View) -> dict[str, Any]:
     figure = {**json.loads(view.figure.to_json()), "config": CONFIG}
+    figure["layout"]["height"] = _HEIGHT
     return {
         "output_type": "display_data",
         "data": {_PLOTLY_MIME: figure, "text/plain": view.summary},

@@ -42,7 +42,7 @@ class HardwarePanel(FigurePanel):
 
 def _latest(view: View) -> str:
     rows = [_row(item) for item in view.data().tail(_SHOWN).iter_rows(named=True)]
-    return table(f"The last {len(rows)} samples", _HEADER, rows)
+    return table("The latest samples, newest last", _HEADER, rows)
 
 
 def _row(item: dict[str, Any]) -> list[str]:

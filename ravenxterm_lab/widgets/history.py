@@ -43,14 +43,15 @@ class HistoryPanel(FigurePanel):
             layout={"width": "240px"},
         )
         self.task = widgets.Dropdown(
-            options=[("all tasks", None)],
+            options=[("all tasks", "")],
+            value="",
             description="task",
             style={"description_width": "40px"},
             layout={"width": "240px"},
         )
         super().__init__(manager, self._view, _per_model, [self.metric, self.task])
-        self.metric.observe(lambda _: self.refresh(), "value")
-        self.task.observe(lambda _: self.refresh(), "value")
+        self.metric.observe(self._redraw, "value")
+        self.task.observe(self._redraw, "value")
 
     def _view(self) -> View:
         tasks = [
@@ -59,13 +60,17 @@ class HistoryPanel(FigurePanel):
                 "SELECT DISTINCT task FROM executions WHERE task IS NOT NULL ORDER BY task"
             ).fetchall()
         ]
-        options = (("all tasks", None), *((task.replace("_", " "), task) for task in tasks))
+        options = (("all tasks", ""), *((task.replace("_", " "), task) for task in tasks))
         if options != self.task.options:
             chosen = self.task.value
-            with self.task.hold_trait_notifications():
-                self.task.options = options
-                self.task.value = chosen if chosen in tasks else None
-        return plots.history(self.manager, metric=self.metric.value, task=self.task.value)
+            self.task.unobserve(self._redraw, "value")
+            self.task.options = options
+            self.task.value = chosen if chosen in tasks else ""
+            self.task.observe(self._redraw, "value")
+        return plots.history(self.manager, metric=self.metric.value, task=self.task.value or None)
+
+    def _redraw(self, _change: object) -> None:
+        self.refresh()
 
 
 def _per_model(view: View) -> str:

@@ -19,7 +19,9 @@ _OWN_KEYS = (
     "event => event.target.setAttribute('data-lm-suppress-shortcuts', 'true'))"
 )
 
-STYLE = f'<style onload="{_OWN_KEYS}">' """
+STYLE = (
+    f'<style onload="{_OWN_KEYS}">'
+    """
 .raven-lab { color: var(--jp-ui-font-color1); font-family: var(--jp-ui-font-family);
   font-size: var(--jp-ui-font-size1, 13px); }
 .raven-lab .widget-html-content { line-height: 1.45; height: auto; align-self: stretch; }
@@ -47,7 +49,8 @@ STYLE = f'<style onload="{_OWN_KEYS}">' """
 .raven-lab .raven-answer { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0;
   font-family: var(--jp-content-font-family); max-height: 22em; overflow-y: auto;
   border-left: 3px solid var(--jp-border-color1); padding: 2px 0 2px 10px; }
-.raven-lab .raven-code { width: 100%; box-sizing: border-box; padding: 3px 6px;
+.raven-lab .raven-code { display: block; width: 100%; box-sizing: border-box;
+  padding: 3px 6px; resize: vertical; overflow-wrap: anywhere;
   color: var(--jp-ui-font-color1); background: var(--jp-layout-color2);
   border: 1px solid var(--jp-border-color2); font-family: var(--jp-code-font-family);
   font-size: var(--jp-code-font-size); }
@@ -55,6 +58,7 @@ STYLE = f'<style onload="{_OWN_KEYS}">' """
   padding: 8px 10px; }
 .raven-lab .js-plotly-plot svg text { fill: var(--jp-ui-font-color1) !important; }
 </style>"""
+)
 
 
 def printable(text: object, *, lines: bool = False) -> str:

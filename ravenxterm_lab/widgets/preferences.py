@@ -374,11 +374,12 @@ def _plain(value: Any) -> str:
 
 
 def _code(line: str) -> str:
+    rows = min(-(-len(line) // 36), 6)
     # Read-only, so that it can be reached by keyboard, selected whole, and copied.
     return (
         '<label class="raven-dim">The same in Python, to copy:'
-        f'<input class="raven-code" readonly value="{escape(line)}" onfocus="this.select()" '
-        'data-lm-suppress-shortcuts="true"></label>'
+        f'<textarea class="raven-code" readonly rows="{rows}" onfocus="this.select()">'
+        f"{escape(line)}</textarea></label>"
     )
 
 

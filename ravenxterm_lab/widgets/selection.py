@@ -21,11 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = ["SelectionPanel"]
 
-#: Requirement: (label, the factor from what is typed, tooltip).
+#: Requirement: (label, the factor from what is typed, width, tooltip).
 _LIMITS = {
-    "min_context_length": ("context", 1, "Tokens that the model must accept, at least"),
-    "max_latency": ("max latency (s)", 1, "Predicted or measured seconds for a typical run"),
-    "max_size_bytes": ("max size (MiB)", 2**20, "Size on disk, at most"),
+    "min_context_length": (
+        "min context (tokens)",
+        1,
+        "220px",
+        "Tokens that the model must accept, at least",
+    ),
+    "max_latency": ("max latency (s)", 1, "190px", "Seconds for a typical run, at most"),
+    "max_size_bytes": ("max size (MiB)", 2**20, "190px", "Size on disk, at most"),
 }
 
 
@@ -66,12 +71,11 @@ class SelectionPanel(Panel):
         # The thread of an execution ranks as well when it has ended.
         self._ranking = threading.RLock()
         self._filling = False
-        narrow = {"width": "190px"}
         self.task = widgets.Dropdown(
             description="task",
             tooltip="Tasks that the models found here have",
             style={"description_width": "40px"},
-            layout={"width": "300px"},
+            layout={"width": "290px"},
         )
         self.limits = {
             name: widgets.Text(
@@ -81,16 +85,16 @@ class SelectionPanel(Panel):
                 # A ranking a key would lag behind the typing: Enter or leaving the box ranks.
                 continuous_update=False,
                 style={"description_width": "initial"},
-                layout=narrow,
+                layout={"width": width},
             )
-            for name, (label, _, tooltip) in _LIMITS.items()
+            for name, (label, _, width, tooltip) in _LIMITS.items()
         }
         self.live = widgets.Checkbox(
             True,
             description="live",
             indent=False,
             tooltip="Rank again whenever inputs, preferences or history change",
-            layout={"width": "70px"},
+            layout={"width": "56px"},
         )
         self.select_button = widgets.Button(
             description="Select",
@@ -114,9 +118,8 @@ class SelectionPanel(Panel):
             manager,
             [
                 widgets.HTML("<h3>Selection</h3>"),
-                widgets.HBox(
-                    [self.task, *self.limits.values(), self.live, self.select_button], layout=row
-                ),
+                widgets.HBox([self.task, self.live, self.select_button], layout=row),
+                widgets.HBox(list(self.limits.values()), layout=row),
                 self._state,
                 self._table,
                 widgets.HBox([self.why, self._reason], layout=row),
@@ -163,7 +166,7 @@ class SelectionPanel(Panel):
         for name, box in self.limits.items():
             text = box.value.strip()
             if text:
-                label, factor, _ = _LIMITS[name]
+                label, factor, *_ = _LIMITS[name]
                 try:
                     number = float(text) * factor
                 except ValueError:

@@ -175,11 +175,13 @@ def _as_notebook(cells: list[str]) -> dict[str, Any]:
 class LabPage:
     """A page of JupyterLab. What it asked of other machines, and its errors, are kept."""
 
-    def __init__(self, browser: Browser, server: JupyterServer, *, width: int = 1400) -> None:
+    def __init__(
+        self, browser: Browser, server: JupyterServer, *, width: int = 1400, height: int = 1000
+    ) -> None:
         self.outside: list[str] = []
         self.errors: list[str] = []
         self._server = server
-        self._context = browser.new_context(viewport={"width": width, "height": 1000})
+        self._context = browser.new_context(viewport={"width": width, "height": height})
         self.page: Page = self._context.new_page()
         self.page.set_default_timeout(60_000)
         self.page.route("**/*", self._guard)
