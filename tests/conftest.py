@@ -10,6 +10,9 @@ import pytest
 from ravenxterm_lab.config import paths
 from ravenxterm_lab.demo import missing
 
+# Tests use ONNX Runtime in this process as an oracle; its telemetry is on unless this says no.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
 # Read before any test moves the home: this is where `raven-lab demo --fetch-only` puts them.

@@ -7,11 +7,10 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ravenxterm_lab.estimation import estimate_memory
 from ravenxterm_lab.exceptions import PreferenceError, RequirementError
-from ravenxterm_lab.hardware import take_sample
 from ravenxterm_lab.metadata import ModelMetadata
 from ravenxterm_lab.models.history import PerformanceHistory, read_history
+from ravenxterm_lab.models.loading import estimate_load, record_load
 from ravenxterm_lab.models.registry import ModelRegistry, ScanReport
 from ravenxterm_lab.models.running import (
     RunReport,
@@ -20,11 +19,17 @@ from ravenxterm_lab.models.running import (
     run_selection,
 )
 from ravenxterm_lab.models.selector import AdaptiveModelSelector
-from ravenxterm_lab.models.status import ResourceUsage, SystemStatus
+from ravenxterm_lab.models.status import (
+    ResourceUsage,
+    SystemStatus,
+    directory_bytes,
+    read_status,
+    read_usage,
+)
 from ravenxterm_lab.models.workbench import Workbench
 from ravenxterm_lab.preferences import UserPreferences
 from ravenxterm_lab.requirements import TaskRequirements, normalize_task
-from ravenxterm_lab.runtimes import LoadReport, ModelPool
+from ravenxterm_lab.runtimes import ModelPool
 from ravenxterm_lab.store import ExecutionId
 from ravenxterm_lab.tables import Card, Displayed
 from ravenxterm_lab.units import format_bytes
@@ -32,11 +37,8 @@ from ravenxterm_lab.units import format_bytes
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
-    from ravenxterm_lab.exceptions import RuntimeFailureError
     from ravenxterm_lab.models.messages import MessageLog
-    from ravenxterm_lab.runtimes import LoadOptions, Runtime
     from ravenxterm_lab.selection import Recommendations, WhyNot
     from ravenxterm_lab.store import QueryResult, Store
 
@@ -87,9 +89,9 @@ class ModelManager(Displayed):
         me = weakref.ref(self)
         self.pool = ModelPool(
             budget=lambda: manager._load_budget() if (manager := me()) else 0,
-            estimate=partial(_estimate_load, self._bench),
+            estimate=partial(estimate_load, self._bench),
             keep_alive=lambda: manager.preferences.keep_alive_seconds if (manager := me()) else 0.0,
-            on_load=partial(_record_load, self._bench),
+            on_load=partial(record_load, self._bench),
         )
         weakref.finalize(self, self.pool.close)
 
@@ -393,36 +395,12 @@ class ModelManager(Displayed):
 
     def get_resource_usage(self) -> ResourceUsage:
         """Return what is loaded, the bytes that each really holds, budget, headroom, live load."""
-        loaded = self.pool.resident()
-        machine = self._bench.machine(self._preferences)
-        used = sum(item.memory.total for item in loaded)
-        return ResourceUsage(
-            loaded=tuple(loaded),
-            memory_used_by_models=used,
-            memory_budget=machine.budget,
-            memory_headroom=max(min(machine.budget - used, machine.available), 0),
-            cache_bytes=_directory_bytes(self._bench.paths.cache),
-            store_bytes=_directory_bytes(self._bench.paths.store),
-            sample=take_sample(),
-        )
+        return read_usage(self._bench, self.pool, self._preferences)
 
     def get_system_status(self) -> SystemStatus:
         """Return the state of models, runtimes, hardware, memory, store and messages."""
         models = self.registry.available_models
-        return SystemStatus(
-            models=len(models),
-            models_bytes=sum(model.size_bytes for model in models.values()),
-            runtimes={
-                runtime.name: version
-                for runtime in self._bench.runtimes
-                if (version := runtime.version())
-            },
-            hardware=self.registry.hardware_profile,
-            resources=self.get_resource_usage(),
-            store=self.store.info(),
-            home=self._bench.paths.home,
-            messages=tuple(self.messages[-10:]),
-        )
+        return read_status(self._bench, models, self.get_resource_usage())
 
     def cleanup_resources(self) -> int:
         """Unload idle models, prune caches above the threshold, and move pending rows.
@@ -434,14 +412,14 @@ class ModelManager(Displayed):
         """
         memory = self.pool.unload_idle()
         cache = self._bench.paths.cache
-        held = _directory_bytes(cache)
+        held = directory_bytes(cache)
         pruned = 0
         if held > self._preferences.auto_cleanup_threshold_bytes:
             shutil.rmtree(cache, ignore_errors=True)
-            pruned = held - _directory_bytes(cache)
-        before = _directory_bytes(self._bench.paths.store)
+            pruned = held - directory_bytes(cache)
+        before = directory_bytes(self._bench.paths.store)
         self.store.ingest_now()
-        spool = max(before - _directory_bytes(self._bench.paths.store), 0)
+        spool = max(before - directory_bytes(self._bench.paths.store), 0)
         self.messages.add(
             "info",
             "cleanup",
@@ -475,55 +453,3 @@ class ModelManager(Displayed):
 
 def _is_share(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
-
-
-def _estimate_load(bench: Workbench, model: ModelMetadata, options: LoadOptions) -> int | None:
-    return estimate_memory(
-        model,
-        context_length=options.context_length,
-        kv_type=options.kv_type,
-        instruction_sets=bench.hardware.instruction_sets,
-    ).total_bytes
-
-
-def _record_load(
-    bench: Workbench,
-    model: ModelMetadata,
-    runtime: Runtime,
-    options: LoadOptions,
-    outcome: LoadReport | RuntimeFailureError,
-    predicted: int | None,
-) -> None:
-    fields: dict[str, Any] = {
-        "model": model.name,
-        "fingerprint": model.fingerprint,
-        "runtime": runtime.name,
-        "device": options.device.value,
-        "settings": options.settings,
-        "hardware": bench.hardware.fingerprint,
-        "predicted_bytes": predicted,
-    }
-    if isinstance(outcome, LoadReport):
-        fields.update(
-            success=True,
-            seconds=outcome.seconds,
-            memory_bytes=outcome.memory_bytes,
-            anonymous_bytes=outcome.anonymous_bytes,
-            file_bytes=outcome.file_bytes,
-            buffers=dict(outcome.buffers),
-        )
-    else:
-        fields.update(success=False, failure=outcome.kind.value, error=str(outcome))
-    bench.record("loads", **fields)
-
-
-def _directory_bytes(directory: Path) -> int:
-    """Return the bytes that files below a directory take on disk (0 when it does not exist)."""
-    total = 0
-    for path in directory.rglob("*"):
-        try:
-            status = path.lstat()
-        except OSError:
-            continue  # another process removed it meanwhile
-        total += status.st_blocks * 512
-    return total

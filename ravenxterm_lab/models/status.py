@@ -5,18 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ravenxterm_lab.hardware import take_sample
 from ravenxterm_lab.tables import Card, Displayed, Table
 from ravenxterm_lab.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from ravenxterm_lab.hardware import HardwareProfile, HardwareSample
+    from ravenxterm_lab.metadata import ModelMetadata
     from ravenxterm_lab.models.messages import Message
-    from ravenxterm_lab.runtimes import Resident
+    from ravenxterm_lab.models.workbench import Workbench
+    from ravenxterm_lab.preferences import UserPreferences
+    from ravenxterm_lab.runtimes import ModelPool, Resident
     from ravenxterm_lab.store import StoreInfo
 
-__all__ = ["ResourceUsage", "SystemStatus"]
+__all__ = ["ResourceUsage", "SystemStatus", "directory_bytes", "read_status", "read_usage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +132,48 @@ class SystemStatus(Displayed):
         if self.messages:
             tables.append(Table(["messages"], [[str(message)] for message in self.messages]))
         return Card("RavenXTerm Lab", "", tables)
+
+
+def read_usage(bench: Workbench, pool: ModelPool, preferences: UserPreferences) -> ResourceUsage:
+    """Measure what the loaded models hold and what is left (bytes)."""
+    loaded = pool.resident()
+    machine = bench.machine(preferences)
+    used = sum(item.memory.total for item in loaded)
+    return ResourceUsage(
+        loaded=tuple(loaded),
+        memory_used_by_models=used,
+        memory_budget=machine.budget,
+        memory_headroom=max(min(machine.budget - used, machine.available), 0),
+        cache_bytes=directory_bytes(bench.paths.cache),
+        store_bytes=directory_bytes(bench.paths.store),
+        sample=take_sample(),
+    )
+
+
+def read_status(
+    bench: Workbench, models: Mapping[str, ModelMetadata], resources: ResourceUsage
+) -> SystemStatus:
+    """Gather the state of everything."""
+    versions = {runtime.name: runtime.version() for runtime in bench.runtimes}
+    return SystemStatus(
+        models=len(models),
+        models_bytes=sum(model.size_bytes for model in models.values()),
+        runtimes={name: version for name, version in versions.items() if version},
+        hardware=bench.hardware.refreshed(),
+        resources=resources,
+        store=bench.store.info(),
+        home=bench.paths.home,
+        messages=tuple(bench.messages[-10:]),
+    )
+
+
+def directory_bytes(directory: Path) -> int:
+    """Return the bytes that files below a directory take on disk (0 when it does not exist)."""
+    total = 0
+    for path in directory.rglob("*"):
+        try:
+            status = path.lstat()
+        except OSError:
+            continue  # another process removed it meanwhile
+        total += status.st_blocks * 512
+    return total

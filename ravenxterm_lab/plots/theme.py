@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import plotly.graph_objects as go
@@ -26,12 +27,10 @@ CONFIG: dict[str, Any] = {
 class Figure(go.Figure):  # type: ignore[misc]  # plotly ships no annotations
     """A ``plotly.graph_objects.Figure`` that never offers to upload itself."""
 
-    def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
-        bundle: dict[str, Any] | None = super()._repr_mimebundle_(*args, **kwargs)
-        for kind, content in (bundle or {}).items():
-            if kind.startswith("application/vnd.plotly"):
-                content["config"] = {**content.get("config", {}), **CONFIG}
-        return bundle
+    def _repr_mimebundle_(self, *_: Any, **__: Any) -> dict[str, Any]:
+        # Not through plotly's renderers: their configuration belongs to the person's own figures.
+        content = json.loads(self.to_json())
+        return {"application/vnd.plotly.v1+json": {**content, "config": dict(CONFIG)}}
 
     def show(self, *args: Any, **kwargs: Any) -> None:
         """Show the figure through plotly's renderer, with our configuration."""

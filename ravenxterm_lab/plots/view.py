@@ -37,9 +37,7 @@ class View:
         return self._frame
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
-        bundle = dict(self.figure._repr_mimebundle_() or {})
-        bundle["text/plain"] = self.summary
-        return bundle
+        return {**self.figure._repr_mimebundle_(), "text/plain": self.summary}
 
 
 def empty_figure(title: str, reason: str) -> Figure:

@@ -8,9 +8,9 @@ from ravenxterm_lab.readers.fingerprint import fingerprint
 from ravenxterm_lab.readers.model_config import ModelConfig, read_config, with_config
 
 __all__ = [
+    "READERS",
     "FileFacts",
     "ModelConfig",
-    "READERS",
     "Reader",
     "TensorSignature",
     "fingerprint",

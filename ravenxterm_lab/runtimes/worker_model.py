@@ -87,6 +87,9 @@ class WorkerModel(LoadedModel):
                 "OMP_NUM_THREADS": str(threads),
                 "RAYON_NUM_THREADS": str(threads),
                 "GGML_NO_BACKTRACE": "1",
+                # ONNX Runtime reports to its maker since 1.29, and keeps a database for it in
+                # the person's cache directory; this stops both (its pull request 27379).
+                "ORT_DISABLE_TELEMETRY": "1",
             },
         )
         try:
