@@ -183,7 +183,7 @@ def write_watermarks(
         if session not in before:
             connection.execute(
                 f"INSERT INTO {CATALOGUE}.watermarks VALUES (?, ?)",
-                [session, next_seq],  # noqa: S608 - our own names
+                [session, next_seq],
             )
         elif before[session] != next_seq:
             connection.execute(

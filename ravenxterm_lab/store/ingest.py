@@ -232,7 +232,7 @@ class Ingester:
         if state is not None:
             connection = database.connect(threads=1)
             try:
-                with shared_gate(self._directory):
+                with shared_gate(self._directory, create=True):
                     database.attach(connection, self._directory, read_only=True)
                     self._watermarks = database.read_watermarks(connection)
                     connection.execute(f"DETACH {database.CATALOGUE}")
@@ -274,7 +274,7 @@ class Ingester:
                 for name in tables:
                     connection.execute(
                         f"INSERT INTO {database.CATALOGUE}.{name} BY NAME "
-                        f"SELECT {select_list(name)} FROM pending_{name}"  # noqa: S608 - our own names
+                        f"SELECT {select_list(name)} FROM pending_{name}"
                     )
                 database.write_watermarks(connection, before, after)
                 connection.execute("COMMIT")
@@ -371,6 +371,12 @@ class IngestThread(threading.Thread):
                 return
             except (RavenXTermError, OSError) as error:
                 self._note(str(error))
+                last, due = time.monotonic(), False
+            except Exception as error:  # noqa: BLE001 - a daemon must not print; it is noted
+                if not threading.main_thread().is_alive():
+                    # The interpreter is ending, and refuses what DuckDB or Arrow ask of it.
+                    return
+                self._note(f"The ingest failed ({type(error).__name__}: {error}); it goes on.")
                 last, due = time.monotonic(), False
 
     def _look_after_segment(self) -> None:

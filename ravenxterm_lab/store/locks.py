@@ -165,13 +165,18 @@ def is_locked(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def shared_gate(directory: Path, *, patience: float = READ_PATIENCE) -> Iterator[bool]:
+def shared_gate(
+    directory: Path, *, patience: float = READ_PATIENCE, create: bool = False
+) -> Iterator[bool]:
     """Hold the gate of the database among readers; nobody writes meanwhile.
+
+    ``create`` is for a database that is there without a gate, such as a copied one.
 
     Yields
     ------
     bool
-        False, without any lock, when there is no gate: then nothing was ever ingested.
+        False, without any lock, when there is no gate: then nothing was ever ingested
+        here, or, with ``create``, nothing can be, because the directory is read-only.
 
     Raises
     ------
@@ -180,8 +185,10 @@ def shared_gate(directory: Path, *, patience: float = READ_PATIENCE) -> Iterator
     """
     with contextlib.ExitStack() as stack:
         try:
-            turnstile = stack.enter_context(FileLock(directory / "turnstile.lock", create=False))
-            gate = stack.enter_context(FileLock(directory / "db.lock", create=False))
+            turnstile, gate = (
+                stack.enter_context(_open_gate(directory / name, create=create))
+                for name in ("turnstile.lock", "db.lock")
+            )
         except (FileNotFoundError, NotADirectoryError):
             yield False
             return
@@ -197,6 +204,16 @@ def shared_gate(directory: Path, *, patience: float = READ_PATIENCE) -> Iterator
             )
         turnstile.close()
         yield True
+
+
+def _open_gate(path: Path, *, create: bool) -> FileLock:
+    try:
+        return FileLock(path, create=create)
+    except StoreError as error:
+        if create and not path.exists():
+            raise FileNotFoundError(path) from error
+        # Locking needs no right to write.
+        return FileLock(path, create=False)
 
 
 @contextlib.contextmanager

@@ -11,10 +11,13 @@ from ravenxterm_lab.store.schema import TABLES
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["VIEWS", "check_statement", "one_line"]
+__all__ = ["ROWS_OF", "VIEWS", "check_statement", "one_line"]
 
 #: The views of ``views.sql``.
 VIEWS = ("catalogue", "hardware", "last_24h", "model_stats")
+
+#: Tables whose rows a view shows as they are, and that view.
+ROWS_OF = {"executions": "last_24h", "hardware_samples": "hardware", "models": "catalogue"}
 
 _EXPLAIN = re.compile(r"\s*EXPLAIN\b\s*(ANALYZE\b)?\s*(\([^)]*\))?", re.IGNORECASE)
 _PIVOT = re.compile(r"\s*(FROM\b.*|WITH\b.*)?\b(PIVOT|UNPIVOT)\b", re.IGNORECASE | re.DOTALL)

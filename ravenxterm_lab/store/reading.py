@@ -15,7 +15,7 @@ from ravenxterm_lab.exceptions import QueryError, StoreError
 from ravenxterm_lab.store import database
 from ravenxterm_lab.store.decoding import decode, select_list
 from ravenxterm_lab.store.locks import shared_gate
-from ravenxterm_lab.store.queries import check_statement, one_line
+from ravenxterm_lab.store.queries import ROWS_OF, check_statement, one_line
 from ravenxterm_lab.store.result import QueryResult
 from ravenxterm_lab.store.schema import TABLES
 from ravenxterm_lab.store.segments import store_error
@@ -86,8 +86,9 @@ def open_reader(directory: Path, note: Callable[[str], None]) -> Iterator[Reader
             raise store_error(directory, error) from error
         for segment in segments:
             stack.callback(segment.close)
-        gated = stack.enter_context(shared_gate(directory))
-        if gated and (directory / database.DATABASE).exists():
+        present = (directory / database.DATABASE).exists()
+        gated = stack.enter_context(shared_gate(directory, create=present))
+        if present or (gated and (directory / database.DATABASE).exists()):
             database.attach(connection, directory, read_only=True)
         else:
             connection.execute(f"ATTACH ':memory:' AS {database.CATALOGUE}")
@@ -140,8 +141,9 @@ def _copy_comments(connection: duckdb.DuckDBPyConnection) -> None:
         if table in TABLES and comment:
             connection.execute(f"COMMENT ON VIEW {table} IS {_literal(comment)}")
     for table, column, comment in of_columns:
-        if table in TABLES:
-            connection.execute(f'COMMENT ON COLUMN {table}."{column}" IS {_literal(comment)}')
+        for view in (table, ROWS_OF.get(table)) if table in TABLES else ():
+            if view is not None:
+                connection.execute(f'COMMENT ON COLUMN {view}."{column}" IS {_literal(comment)}')
 
 
 def _literal(text: str) -> str:

@@ -109,9 +109,10 @@ class Recorder:
     ) -> ExecutionId:
         # A signal handler or a finalizer records while this very thread is within an
         # append: a session of its own keeps it clear of the half-written slot.
-        if self._nested is None:
-            self._nested = Recorder(self._spool, self._clock, self._on_segment)
-        return self._nested.append(
+        nested = self._nested
+        if nested is None:
+            nested = self._nested = Recorder(self._spool, self._clock, self._on_segment)
+        return nested.append(
             kind, flags, latency, throughput, memory_efficiency, context, payload
         )
 

@@ -15,6 +15,7 @@ import json
 import math
 import mmap
 import os
+import secrets
 import struct
 import zlib
 from typing import TYPE_CHECKING
@@ -170,15 +171,14 @@ class SegmentWriter:
         self._str_end = self._ext_end = self._ext_size = 0
         self._ext_map: mmap.mmap | None = None
         size = HEADER_SIZE + CAPACITY * SLOT_SIZE
-        # Under its final name a segment is always whole and locked.
-        draft = self.path.with_suffix(".new")
+        # Under its final name a segment is always whole and locked. The draft's name is new
+        # at each attempt, for one that was broken off by Ctrl-C may have left its file.
+        draft = self.path.with_suffix(f".{secrets.token_hex(4)}.new")
+        self._fd = -1
         try:
             for directory in (spool.parent, spool):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise store_error(self.path.parent, error) from error
-        try:
             lock_new_file(self._fd, draft)
             _reserve(self._fd, size)
             header = HEADER.pack(
@@ -195,10 +195,12 @@ class SegmentWriter:
             self._map = mmap.mmap(self._fd, size)
             draft.rename(self.path)
         except BaseException as error:
-            os.close(self._fd)
-            draft.unlink(missing_ok=True)
+            if self._fd >= 0:
+                os.close(self._fd)
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
             if isinstance(error, OSError):
-                raise store_error(self.path, error) from error
+                raise store_error(spool, error) from error
             raise
         self._view = memoryview(self._map)
         self._seqs = self._view.cast("Q")

@@ -202,23 +202,29 @@ class SegmentFile:
         payloads: dict[int, dict[str, Any]],
     ) -> list[tuple[int, str]]:
         """Verify the checksums, collect the payloads, and return what failed."""
-        crc32 = zlib.crc32
+        crc32, read = zlib.crc32, extras.read
         raw = memoryview(slots.tobytes())
-        lengths, crcs = slots["length"].tolist(), slots["crc"].tolist()
+        offsets, lengths, crcs = (slots[name].tolist() for name in ("offset", "length", "crc"))
         failed = []
+        texts: dict[int, bytes] = {}
         for index in np.flatnonzero(valid).tolist():
             at = index * SLOT_SIZE + 8
-            if not lengths[index] and crc32(raw[at : at + BODY_SIZE]) == crcs[index]:
+            length = lengths[index]
+            payload = read(offsets[index], length) if length else b""
+            if crc32(payload, crc32(raw[at : at + BODY_SIZE])) == crcs[index]:
+                if length:
+                    texts[index] = payload
                 continue
-            payload = self._payload(slots[index], extras)
-            if payload is None:
-                # On machines that reorder stores, the number may be seen before the rest.
-                self._refresh(slots, index, start)
-                payload = self._payload(slots[index], extras)
-            if payload is None:
+            # On machines that reorder stores, the number may be seen before the rest.
+            self._refresh(slots, index, start)
+            again = self._payload(slots[index], extras)
+            if again is None:
                 failed.append((index, "its slot or its part of the .ext sidecar is damaged"))
-            elif payload:
-                payloads[index] = json.loads(payload)
+            elif again:
+                texts[index] = again
+        # One parse of all is half the time of one each.
+        parsed = json.loads(b"[" + b",".join(texts.values()) + b"]")
+        payloads.update(zip(texts, parsed, strict=True))
         return failed
 
     @staticmethod

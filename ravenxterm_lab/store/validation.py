@@ -9,13 +9,14 @@ import json
 import math
 import numbers
 import os
+from json.encoder import c_make_encoder, encode_basestring
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.exceptions import MetricError, StoreError, did_you_mean
 from ravenxterm_lab.store.schema import COMMON, CONTEXT, MAX_PAYLOAD, TABLES, ExecutionId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 __all__ = ["check_context", "encode_fields", "split_metrics"]
 
@@ -24,9 +25,26 @@ _NAN = math.nan
 _UINT_MAX = {"UBIGINT": 2**64 - 1, "UINTEGER": 2**32 - 1}
 _EVENTS = ("added", "changed", "moved", "removed")
 
-_encode = json.JSONEncoder(
+_encoder = json.JSONEncoder(
     allow_nan=False, ensure_ascii=False, check_circular=False, separators=(",", ":")
-).encode
+)
+
+
+def _encode(value: object) -> str:
+    return "".join(_iterencode(value, 0))
+
+
+def _make_iterencode() -> Callable[[object, int], Iterable[str]]:
+    # JSONEncoder.encode builds this object anew on each call, which is most of its time.
+    if c_make_encoder is None:
+        return lambda value, _level: [_encoder.encode(value)]
+    encode: Callable[[object, int], Iterable[str]] = c_make_encoder(
+        None, _encoder.default, encode_basestring, None, ":", ",", False, False, False
+    )
+    return encode
+
+
+_iterencode = _make_iterencode()
 
 
 def _refuse(key: str, value: object, allowed: str) -> MetricError:

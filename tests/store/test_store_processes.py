@@ -1,0 +1,259 @@
+"""Several processes: forked, spawned, at once, and killed at any moment."""
+
+import multiprocessing
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ravenxterm_lab.store import ExecutionId, Store
+
+WORKER = Path(__file__).with_name("store_worker.py")
+
+
+@pytest.fixture
+def place(tmp_path):
+    return tmp_path / "store"
+
+
+def run_program(program, *arguments):
+    # Python 3.12 warns of every fork in a process with threads; here that is the point.
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
+FORKS = """
+import os, sys, threading, time
+from pathlib import Path
+from ravenxterm_lab.store import Store
+
+store = Store(Path(sys.argv[1]), ingest_interval=0.02)
+for i in range(100):
+    store.record_execution(model="before", metrics={"latency": 1.0, "text": "t"})
+stop = threading.Event()
+def busy():
+    while not stop.is_set():
+        store.record_execution(model="thread", metrics={"latency": 1.0, "n": 1})
+        time.sleep(0.0001)
+threads = [threading.Thread(target=busy) for _ in range(2)]
+for thread in threads:
+    thread.start()
+children = []
+for child in range(8):
+    pid = os.fork()
+    if pid == 0:
+        for i in range(200):
+            store.record_execution(model=f"child{child}", metrics={"latency": 1.0, "text": "c"})
+        n = store.sql("SELECT count(*) FROM executions WHERE model = ?", [f"child{child}"])
+        os._exit(0 if n.fetchall() == [(200,)] else 1)
+    children.append(pid)
+    store.record_execution(model="between", metrics={"latency": 1.0})
+codes = [os.waitpid(pid, 0)[1] for pid in children]
+stop.set()
+for thread in threads:
+    thread.join()
+for i in range(100):
+    store.record_execution(model="after", metrics={"latency": 1.0})
+print(codes)
+"""
+
+
+def test_forked_children_record_into_sessions_of_their_own(place):
+    """Parent, its threads and eight children record through one Store object; all rows arrive."""
+    assert run_program(FORKS, place).strip() == str([0] * 8)
+    with Store(place, ingest=False) as store:
+        for _ in range(2):
+            counts = dict(
+                store.sql(
+                    "SELECT model, count(*) FROM executions WHERE model <> 'thread' GROUP BY 1"
+                ).fetchall()
+            )
+            expected = {f"child{child}": 200 for child in range(8)}
+            assert counts == {**expected, "before": 100, "between": 8, "after": 100}
+            assert store.sql("SELECT count(DISTINCT session) FROM executions").fetchall() == [(9,)]
+            rows = store.sql("SELECT count(*), count(DISTINCT (session, seq)) FROM executions")
+            [(count, distinct)] = rows.fetchall()
+            assert count == distinct
+            store.ingest_now()
+        assert list((place / "spool").iterdir()) == []
+        assert store.problems == []
+
+
+ORPHAN = """
+import os, sys, time
+from pathlib import Path
+from ravenxterm_lab.store import Store
+
+store = Store(Path(sys.argv[1]), ingest=False)
+store.record_execution(model="parent", metrics={"latency": 1.0})
+if os.fork() == 0:
+    os.close(1)
+    os.close(2)
+    time.sleep(60)
+    os._exit(0)
+os._exit(0)
+"""
+
+
+def test_a_child_that_outlives_its_parent_does_not_keep_the_segment_alive(place):
+    """The sign of life dies with the parent, though the child inherited the descriptors."""
+    run_program(ORPHAN, place)
+    with Store(place, ingest=False) as store:
+        assert store.ingest_now() == 1
+        assert list((place / "spool").iterdir()) == []
+
+
+def record_spawned(place, number):
+    with Store(place, ingest=False) as store:
+        for _ in range(100):
+            store.record_execution(model=f"spawned{number}", metrics={"latency": 1.0})
+
+
+def test_spawned_children_record_too(place):
+    """A spawned process opens its own Store on the same directory."""
+    context = multiprocessing.get_context("spawn")
+    with Store(place, ingest=False) as store:
+        store.record_execution(model="parent", metrics={})
+        program = (
+            "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
+            "from test_store_processes import record_spawned\n"
+            "record_spawned(Path(sys.argv[1]), 0)\n"
+        )
+        assert context.get_start_method() == "spawn"
+        run_program(program, place, Path(__file__).parent)
+        assert store.sql("SELECT count(*) FROM executions").fetchall() == [(101,)]
+
+
+READER = """
+import sys, time
+from pathlib import Path
+from ravenxterm_lab.store import Store
+
+store = Store(Path(sys.argv[1]), ingest=False)
+last = reads = 0
+while not Path(sys.argv[2]).exists():
+    [(count, distinct)] = store.sql(
+        "SELECT count(*), count(DISTINCT (session, seq)) FROM executions"
+    ).fetchall()
+    assert count == distinct, (count, distinct)
+    assert count >= last, (count, last)
+    last = count
+    reads += 1
+assert not store.problems, store.problems
+print(reads)
+"""
+
+
+def start(*arguments, **options):
+    return subprocess.Popen([sys.executable, *map(str, arguments)], **options)
+
+
+def test_writers_and_readers_at_once_lose_nothing_and_meet_no_error(place, tmp_path):
+    """Four processes record and ingest while two ask: counts only grow, and end complete."""
+    count, done = 3000, tmp_path / "done"
+    writers = [
+        start(WORKER, place, 0.05, count, 0.005, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    readers = [
+        start("-c", READER, place, done, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    for writer in writers:
+        assert (writer.communicate(timeout=100)[1], writer.returncode) == (b"", 0)
+    done.touch()
+    for reader in readers:
+        out, err = reader.communicate(timeout=100)
+        assert (err, reader.returncode) == (b"", 0)
+        assert int(out) > 0
+    with Store(place, ingest=False) as store:
+        for _ in range(2):
+            rows = store.sql("SELECT count(*), count(DISTINCT (session, seq)) FROM executions")
+            assert rows.fetchall() == [(4 * count, 4 * count)]
+            store.ingest_now()
+
+
+class Victim:
+    """A worker that will be killed, and what it said before."""
+
+    def __init__(self, place, directory, number):
+        self.said = directory / f"said-{number}"
+        self.complaints = directory / f"complaints-{number}"
+        with self.said.open("wb") as out, self.complaints.open("wb") as err:
+            self.process = start(WORKER, place, 0.01, 10**9, 0.002, stdout=out, stderr=err)
+
+    def acknowledged(self):
+        """Return the events that record() returned from, a torn last line left out."""
+        text = self.said.read_text()
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        return [(ExecutionId.parse(line.split()[0]), float(line.split()[1])) for line in lines]
+
+    def wait_until_recording(self):
+        deadline = time.monotonic() + 60
+        while not self.said.stat().st_size:
+            assert self.process.poll() is None, self.complaints.read_text()
+            assert time.monotonic() < deadline, "the worker records nothing"
+            time.sleep(0.005)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def check_victims(store, victims):
+    """Every acknowledged event is there, once, with its value; nothing is there twice."""
+    [(count, distinct)] = store.sql(
+        "SELECT count(*), count(DISTINCT (session, seq)) FROM executions"
+    ).fetchall()
+    assert count == distinct
+    for victim in victims:
+        acknowledged = victim.acknowledged()
+        session = acknowledged[0][0].session
+        rows = dict(
+            store.sql("SELECT seq, latency FROM executions WHERE session = ?", [session]).fetchall()
+        )
+        for identity, value in acknowledged:
+            assert rows.get(identity.seq) == value, (identity, value)
+        # At most the one event whose acknowledgement was cut off.
+        assert len(rows) - len(acknowledged) <= 1
+
+
+def test_kill_9_of_recorders_and_ingesters_loses_nothing_acknowledged(place, tmp_path):
+    """60 kills at random moments, ingest all the while: 0 lost, 0 twice, readable after each."""
+    rng = random.Random(20260101)
+    trials, alive, dead = 60, [], []
+    number = 0
+    try:
+        while len(dead) < trials:
+            while len(alive) < 4:
+                alive.append(Victim(place, tmp_path, number))
+                number += 1
+            victim = alive.pop(rng.randrange(2))
+            victim.wait_until_recording()
+            time.sleep(rng.random() * 0.1)
+            victim.kill()
+            assert victim.complaints.read_text() == ""
+            dead.append(victim)
+            with Store(place, ingest=False) as store:
+                check_victims(store, dead[-1:])
+                assert store.problems == []
+    finally:
+        for victim in alive:
+            victim.kill()
+    survivors = [victim for victim in alive if victim.said.stat().st_size]
+    with Store(place, ingest=False) as store:
+        check_victims(store, [*dead, *survivors])
+        store.ingest_now()
+        check_victims(store, [*dead, *survivors])
+        assert list((place / "spool").glob("*.rec")) == []
+        assert store.problems == []
