@@ -104,12 +104,14 @@ def execute_notebook(source: Path, target_directory: Path, *, progress: bool = T
 
     failure = None
     with bar, _private_jupyter() as scratch:
+        config = require("traitlets.config", "to execute a notebook").Config()
+        # Sockets in the private directory instead of TCP ports that others could connect to.
+        config.KernelManager.transport = "ipc"
+        config.KernelManager.ip = str(scratch / "kernel")
         client = nbclient.NotebookClient(
             notebook,
-            # Sockets in the private directory instead of TCP ports that others could connect to.
-            km=require("jupyter_client", "to execute a notebook").AsyncKernelManager(
-                kernel_name="python3", transport="ipc", ip=str(scratch / "kernel")
-            ),
+            config=config,
+            kernel_name="python3",
             timeout=_CELL_SECONDS,
             resources={"metadata": {"path": str(source.parent)}},
             on_cell_executed=one_more,
