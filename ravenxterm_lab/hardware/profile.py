@@ -17,13 +17,15 @@ from ravenxterm_lab.hardware.cpu import read_cpu
 from ravenxterm_lab.hardware.memory import read_memory
 from ravenxterm_lab.hardware.npu import apple_gpu, read_npus
 from ravenxterm_lab.hardware.nvidia import read_nvidia
-from ravenxterm_lab.hardware.show import as_html, as_text
+from ravenxterm_lab.hardware.show import as_card
 from ravenxterm_lab.metadata import HardwareType
+from ravenxterm_lab.tables import Displayed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ravenxterm_lab.hardware.devices import GpuDevice, NpuDevice
+    from ravenxterm_lab.tables import Card
 
 __all__ = ["HardwareProfile"]
 
@@ -31,7 +33,7 @@ _QUARTER_GIB = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
-class HardwareProfile:
+class HardwareProfile(Displayed):
     """What this process may use of the machine. Sizes are in bytes.
 
     Attributes
@@ -261,11 +263,8 @@ class HardwareProfile:
             notes=tuple(dict.fromkeys([*notes, *memory.notes])),
         )
 
-    def __str__(self) -> str:
-        return as_text(self)
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:  # noqa: ARG002 - IPython's signature
-        return {"text/plain": as_text(self), "text/html": as_html(self)}
+    def _card(self) -> Card:
+        return as_card(self)
 
 
 def _sum(values: Sequence[int | None]) -> int | None:

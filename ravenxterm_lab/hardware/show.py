@@ -1,44 +1,28 @@
-"""A hardware profile as text and as HTML. The colours are JupyterLab's own."""
+"""A hardware profile as a card."""
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING
 
+from ravenxterm_lab.tables import Card, Table
 from ravenxterm_lab.units import format_bytes
 
 if TYPE_CHECKING:
     from ravenxterm_lab.hardware.devices import GpuDevice
     from ravenxterm_lab.hardware.profile import HardwareProfile
 
-__all__ = ["as_html", "as_text"]
+__all__ = ["as_card"]
 
 _NOT_AVAILABLE = "not available"
 
 
-def as_text(profile: HardwareProfile) -> str:
-    """Return the profile as aligned lines."""
-    rows = _rows(profile)
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}  {value}" for name, value in rows]
-    lines += [f"note: {note}" for note in _notes(profile)]
-    return "\n".join(lines)
-
-
-def as_html(profile: HardwareProfile) -> str:
-    """Return the profile as a table; every text that comes from the machine is escaped."""
-    cell = "text-align:left;padding:2px 12px 2px 0;vertical-align:top"
-    rows = "".join(
-        f'<tr><th scope="row" style="{cell};color:var(--jp-ui-font-color2)">{escape(name)}</th>'
-        f'<td style="{cell}">{escape(value)}</td></tr>'
-        for name, value in _rows(profile)
-    )
-    notes = "".join(f"<li>{escape(note)}</li>" for note in _notes(profile))
-    notes = f'<ul style="color:var(--jp-ui-font-color2);margin:4px 0">{notes}</ul>' if notes else ""
-    return (
-        '<div style="color:var(--jp-ui-font-color1);font-family:var(--jp-ui-font-family)">'
-        f'<table style="border-collapse:collapse">{rows}</table>{notes}</div>'
-    )
+def as_card(profile: HardwareProfile) -> Card:
+    """Return the profile as a card: a row for each part, and what could not be read below."""
+    tables = [Table(["machine", "what this process may use"], _rows(profile))]
+    notes = _notes(profile)
+    if notes:
+        tables.append(Table(["notes"], [[note] for note in notes]))
+    return Card("Hardware", "", tables)
 
 
 def _rows(profile: HardwareProfile) -> list[tuple[str, str]]:

@@ -91,6 +91,10 @@ class CellEvidence:
     work_mean: float | None = None
     first_token_mean: float | None = None
 
+    def statistic(self, metric: str) -> tuple[float, float | None]:
+        """Return count and mean of ``"quality"``, ``"speed"`` or ``"work"``."""
+        return getattr(self, f"{metric}_n"), getattr(self, f"{metric}_mean")
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:

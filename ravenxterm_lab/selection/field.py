@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["FieldPrior", "Observation", "Posterior", "condition"]
+__all__ = ["Cell", "FieldPrior", "Observation", "Posterior", "condition"]
 
 
 #: A cell's model index and task index.

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ravenxterm_lab.preferences import AccuracyPreference, PerformancePreference
-from ravenxterm_lab.selection.field import FieldPrior, Observation, Posterior, condition
+from ravenxterm_lab.selection.field import Cell, FieldPrior, Observation, Posterior, condition
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -218,45 +218,28 @@ def decide(
     everywhere = dict.fromkeys([*wanted, *seen])
     doublings = _doublings([first_arm[row].model for row in range(len(rows))])
 
-    quality = condition(
-        QUALITY,
-        dict.fromkeys(everywhere, QUALITY_MEAN),
-        wanted,
-        [
-            Observation(cell, item.quality_n, item.quality_mean)
+    def belief(
+        metric: str,
+        prior: FieldPrior,
+        mean: Callable[[Cell], float],
+        covariate: NDArray[np.float64],
+    ) -> Posterior:
+        observed = [
+            Observation(cell, n, average)
             for cell, item in seen.items()
-            if item.quality_mean is not None and item.quality_n > 0
-        ],
-        doublings,
-        rng,
-        DRAWS + 1,
-    )
+            for n, average in [item.statistic(metric)]
+            if average is not None and n > 0
+        ]
+        means = {cell: mean(cell) for cell in everywhere}
+        return condition(prior, means, wanted, observed, covariate, rng, DRAWS + 1)
+
     flat = np.zeros_like(doublings)
-    ln_speed = condition(
-        LN_SPEED,
-        {cell: math.log(first_arm[cell[0]].decode_rate) for cell in everywhere},
-        wanted,
-        [
-            Observation(cell, item.speed_n, item.speed_mean)
-            for cell, item in seen.items()
-            if item.speed_mean is not None and item.speed_n > 0
-        ],
-        flat,
-        rng,
-        DRAWS + 1,
+    quality = belief("quality", QUALITY, lambda _: QUALITY_MEAN, doublings)
+    ln_speed = belief(
+        "speed", LN_SPEED, lambda cell: math.log(first_arm[cell[0]].decode_rate), flat
     )
-    ln_work = condition(
-        LN_WORK,
-        {c: math.log(WORK_MEAN.get(tasks[c[1]], WORK_MEAN_OTHER)) for c in everywhere},
-        wanted,
-        [
-            Observation(cell, item.work_n, item.work_mean)
-            for cell, item in seen.items()
-            if item.work_mean is not None and item.work_n > 0
-        ],
-        flat,
-        rng,
-        DRAWS + 1,
+    ln_work = belief(
+        "work", LN_WORK, lambda cell: math.log(WORK_MEAN.get(tasks[cell[1]], WORK_MEAN_OTHER)), flat
     )
 
     cells = tuple(evidence.cell(key, task) for key in keys)

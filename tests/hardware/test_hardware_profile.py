@@ -289,7 +289,7 @@ def test_text_names_units_and_notes() -> None:
     text = str(detect(FakeNvml(card)))
     assert "22.0 GiB free of 24.0 GiB" in text
     assert "not measured" in text
-    assert "note: GPU 0: power: not available (NVML: Insufficient Permissions)." in text
+    assert "GPU 0: power: not available (NVML: Insufficient Permissions)." in text
 
 
 def test_html_escapes_what_the_machine_says() -> None:
