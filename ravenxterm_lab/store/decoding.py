@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ravenxterm_lab.store.arrow import constant, dictionary, fixed, scattered
 from ravenxterm_lab.store.schema import CONTEXT, KIND_OF, TABLES
 from ravenxterm_lab.store.segments import SUCCESS
 
@@ -19,29 +19,10 @@ if TYPE_CHECKING:
 
     from ravenxterm_lab.store.snapshot import Rows
 
-__all__ = ["arrow_type", "decode", "select_list"]
+__all__ = ["decode", "select_list"]
 
 _TABLE_OF_KIND = {kind: name for name, kind in KIND_OF.items()}
 _IN_SLOT = ("latency", "throughput", "memory_efficiency")
-
-
-def arrow_type(sql: str) -> pa.DataType:
-    """Return the Arrow type that carries a DuckDB type of the schema."""
-    import pyarrow as pa
-
-    types = {
-        "TIMESTAMP": pa.timestamp("us"),
-        "VARCHAR": pa.string(),
-        "DOUBLE": pa.float64(),
-        "BOOLEAN": pa.bool_(),
-        "UBIGINT": pa.uint64(),
-        "UINTEGER": pa.uint32(),
-        "INTEGER": pa.int32(),
-        "JSON": pa.string(),
-        "VARCHAR[]": pa.list_(pa.string()),
-        "MAP(VARCHAR, DOUBLE)": pa.map_(pa.string(), pa.float64()),
-    }
-    return types[sql]
 
 
 def select_list(table: str) -> str:
@@ -78,90 +59,65 @@ def decode(batches: Iterable[Rows]) -> dict[str, pa.Table]:
     return {name: pa.concat_tables(tables) for name, tables in parts.items()}
 
 
-def _table(name: str, rows: Rows, index: NDArray[np.intp]) -> pa.Table:
+def _assemble(name: str, columns: dict[str, pa.Array]) -> pa.Table:
     import pyarrow as pa
 
+    names = list(TABLES[name].all_columns)
+    return pa.Table.from_arrays([columns[column] for column in names], names=names)
+
+
+def _table(name: str, rows: Rows, index: NDArray[np.intp]) -> pa.Table:
     slots = rows.slots[index]
     count = len(slots)
     columns: dict[str, pa.Array] = {
-        "ts": pa.array(slots["ts"] // 1000, pa.int64()).cast(pa.timestamp("us")),
-        "session": pa.array([rows.session], pa.string()).take(
-            pa.array(np.zeros(count, dtype="i4"))
-        ),
-        "seq": pa.array(slots["seq"].copy()),
+        "ts": fixed(slots["ts"] // 1000, "TIMESTAMP"),
+        "session": constant(rows.session, count),
+        "seq": fixed(slots["seq"], "UBIGINT"),
     }
     if name == "executions":
         for column in _IN_SLOT:
-            values = slots[column].copy()
-            columns[column] = pa.array(values, mask=np.isnan(values))
-        columns["success"] = pa.array((slots["flags"] & SUCCESS).astype(bool))
+            columns[column] = fixed(slots[column], "DOUBLE", ~np.isnan(slots[column]))
+        columns["success"] = fixed((slots["flags"] & SUCCESS) != 0, "BOOLEAN")
         columns |= _context_columns(rows, slots)
-    payloads = rows.payloads
-    documents = [payloads.get(i) for i in index.tolist()] if payloads else []
-    for column, sql in TABLES[name].columns.items():
-        if column not in columns:
-            columns[column] = _payload_column(documents, column, sql, count)
-    return pa.table({column: columns[column] for column in TABLES[name].all_columns})
+    cells: dict[str, tuple[list[Any], list[int]]] = {
+        column: ([], []) for column in TABLES[name].columns if column not in columns
+    }
+    if rows.payloads:
+        payload_of = rows.payloads.get
+        for place, original in enumerate(index.tolist()):
+            for column, value in (payload_of(original) or {}).items():
+                cell = cells.get(column)
+                if cell is not None and value is not None:
+                    cell[0].append(value)
+                    cell[1].append(place)
+    for column, (values, at) in cells.items():
+        columns[column] = scattered(values, at, TABLES[name].columns[column], count)
+    return _assemble(name, columns)
 
 
 def _context_columns(rows: Rows, slots: NDArray[np.void]) -> dict[str, pa.Array]:
-    import pyarrow as pa
-
     entries, inverse = np.unique(slots["context"], return_inverse=True)
     contexts = [rows.contexts[entry] for entry in entries.tolist()]
-    take = pa.array(inverse.astype("i4"))
-    types = TABLES["executions"].columns
-    return {
-        column: pa.array([context[i] for context in contexts], arrow_type(types[column])).take(take)
+    columns = {
+        column: dictionary([context[i] for context in contexts], inverse)
         for i, column in enumerate(CONTEXT)
+        if column != "external"
     }
-
-
-def _payload_column(
-    documents: list[dict[str, Any] | None], column: str, sql: str, count: int
-) -> pa.Array:
-    import pyarrow as pa
-
-    kind = arrow_type(sql)
-    values = [document.get(column) if document else None for document in documents]
-    if not any(value is not None for value in values):
-        return pa.nulls(count, kind)
-    if sql == "JSON":
-        values = [
-            None if value is None else json.dumps(value, ensure_ascii=False) for value in values
-        ]
-    elif sql.startswith("MAP"):
-        values = [None if value is None else list(value.items()) for value in values]
-    try:
-        return pa.array(values, kind)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        # Whatever wrote a value that the schema cannot hold, the others must not suffer.
-        return pa.array([_or_none(value, kind) for value in values], kind)
-
-
-def _or_none(value: object, kind: pa.DataType) -> object:
-    import pyarrow as pa
-
-    try:
-        pa.array([value], kind)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        return None
-    return value
+    external = np.array([context[CONTEXT.index("external")] for context in contexts], dtype=bool)
+    columns["external"] = fixed(external[inverse], "BOOLEAN")
+    return columns
 
 
 def _damage(rows: Rows) -> pa.Table:
     """Turn damaged events into warnings under their own numbers, so that no number is missing."""
-    import pyarrow as pa
-
     count = len(rows.damaged)
+    texts = [f"event {rows.session}:{seq} was skipped: {why}" for seq, why in rows.damaged]
     columns: dict[str, pa.Array] = {
-        "ts": pa.array([time.time_ns() // 1000] * count, pa.int64()).cast(pa.timestamp("us")),
-        "session": pa.array([rows.session] * count, pa.string()),
-        "seq": pa.array([seq for seq, _ in rows.damaged], pa.uint64()),
-        "level": pa.array(["warning"] * count),
-        "subject": pa.array(["store"] * count),
-        "text": pa.array(
-            [f"event {rows.session}:{seq} was skipped: {why}" for seq, why in rows.damaged]
-        ),
+        "ts": fixed(np.full(count, time.time_ns() // 1000), "TIMESTAMP"),
+        "session": constant(rows.session, count),
+        "seq": fixed(np.array([seq for seq, _ in rows.damaged], dtype="u8"), "UBIGINT"),
+        "level": constant("warning", count),
+        "subject": constant("store", count),
+        "text": scattered(texts, list(range(count)), "VARCHAR", count),
     }
-    return pa.table({column: columns[column] for column in TABLES["messages"].all_columns})
+    return _assemble("messages", columns)

@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING
 
 from ravenxterm_lab.exceptions import RavenXTermError, StoreError, StoreVersionError
 from ravenxterm_lab.store import database
-from ravenxterm_lab.store.decoding import decode, select_list
 from ravenxterm_lab.store.forking import watch_forks
 from ravenxterm_lab.store.locks import FileLock, exclusive_gate, is_locked, shared_gate
 from ravenxterm_lab.store.segments import store_error
-from ravenxterm_lab.store.snapshot import list_segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,6 +146,11 @@ class Ingester:
             raise store_error(self._directory, error) from error
 
     def _pass(self, patience: float, stop: Callable[[], bool] | None) -> Pass | None:
+        # Imported here: numpy, which these need, would be most of the import time of a
+        # process that only records.
+        from ravenxterm_lab.store.decoding import decode
+        from ravenxterm_lab.store.snapshot import list_segments
+
         self._remove_stale_drafts()
         self._refresh_watermarks()
         segments = list_segments(self._spool, self._note)
@@ -249,6 +252,8 @@ class Ingester:
     ) -> bool | None:
         """Write rows and watermarks; False if the watermarks were not those assumed."""
         import duckdb
+
+        from ravenxterm_lab.store.decoding import select_list
 
         connection = database.connect(threads=1)
         try:

@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING
 
 from ravenxterm_lab.exceptions import QueryError, StoreError
 from ravenxterm_lab.store import database
-from ravenxterm_lab.store.decoding import decode, select_list
 from ravenxterm_lab.store.locks import shared_gate
 from ravenxterm_lab.store.queries import ROWS_OF, check_statement, one_line
 from ravenxterm_lab.store.result import QueryResult
 from ravenxterm_lab.store.schema import TABLES
 from ravenxterm_lab.store.segments import store_error
-from ravenxterm_lab.store.snapshot import list_segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -78,6 +76,8 @@ def open_reader(directory: Path, note: Callable[[str], None]) -> Iterator[Reader
             f"The metric store cannot be read: {directory} is a file. Move it away, or set "
             "RAVENXTERM_HOME to another directory."
         )
+    from ravenxterm_lab.store.snapshot import list_segments
+
     with contextlib.ExitStack() as stack:
         connection = stack.enter_context(contextlib.closing(database.connect()))
         try:
@@ -105,6 +105,8 @@ def _add_pending(
     note: Callable[[str], None],
 ) -> int:
     """Create a view for every table that unites what was ingested with what waits."""
+    from ravenxterm_lab.store.decoding import decode, select_list
+
     watermarks = database.read_watermarks(connection)
     batches = []
     for segment in segments:

@@ -5,6 +5,11 @@ import sys
 import time
 from pathlib import Path
 
+# Loaded first, so that the ingest is in full swing when the process is killed.
+import duckdb  # noqa: F401 - see above
+import numpy as np  # noqa: F401 - see above
+import pyarrow as pa  # noqa: F401 - see above
+
 from ravenxterm_lab.store import Store
 
 

@@ -1,0 +1,171 @@
+"""Arrow arrays out of numpy, buffer by buffer.
+
+``pyarrow.array`` would do, were it not that it imports pandas to look whether it was
+given a Series: most of a second and 60 MiB in every process that ingests.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+__all__ = ["constant", "dictionary", "fixed", "scattered"]
+
+_NUMBERS = {
+    "DOUBLE": "f8",
+    "UBIGINT": "u8",
+    "UINTEGER": "u4",
+    "INTEGER": "i4",
+    "BOOLEAN": "?",
+    "TIMESTAMP": "i8",
+}
+
+
+def _arrow_number(sql: str) -> pa.DataType:
+    import pyarrow as pa
+
+    return {
+        "DOUBLE": pa.float64(),
+        "UBIGINT": pa.uint64(),
+        "UINTEGER": pa.uint32(),
+        "INTEGER": pa.int32(),
+        "BOOLEAN": pa.bool_(),
+        "TIMESTAMP": pa.timestamp("us"),
+    }[sql]
+
+
+def _bits(mask: NDArray[np.bool_]) -> pa.Buffer:
+    import pyarrow as pa
+
+    return pa.py_buffer(np.packbits(mask, bitorder="little").tobytes())
+
+
+def _validity(valid: NDArray[np.bool_] | None) -> pa.Buffer | None:
+    return None if valid is None or valid.all() else _bits(valid)
+
+
+def fixed(
+    values: NDArray[Any], sql: str, valid: NDArray[np.bool_] | None = None
+) -> pa.Array:
+    """Build a column of numbers, booleans or timestamps (µs).
+
+    Parameters
+    ----------
+    values : array, shape (n,)
+        Anything that casts to the type.
+    sql : str
+        DuckDB type of the column.
+    valid : array of bool, shape (n,), optional
+        False for NULL.
+    """
+    import pyarrow as pa
+
+    typed = np.ascontiguousarray(values, dtype=_NUMBERS[sql])
+    data = _bits(typed) if sql == "BOOLEAN" else pa.py_buffer(typed)
+    return pa.Array.from_buffers(_arrow_number(sql), len(typed), [_validity(valid), data])
+
+
+def _strings(
+    values: list[str], at: NDArray[np.intp] | None = None, count: int | None = None
+) -> pa.Array:
+    """Build a column of ``count`` strings, with ``values`` at ``at`` and NULL elsewhere."""
+    import pyarrow as pa
+
+    encoded = [value.encode() for value in values]
+    count = len(values) if count is None else count
+    offsets = np.zeros(count + 1, dtype="i8")
+    lengths = np.fromiter(map(len, encoded), dtype="i8", count=len(encoded))
+    valid = None
+    if at is None:
+        offsets[1:] = lengths
+    else:
+        offsets[at + 1] = lengths
+        valid = np.zeros(count, dtype=bool)
+        valid[at] = True
+    np.cumsum(offsets, out=offsets)
+    buffers = [_validity(valid), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(pa.large_string(), count, buffers)
+
+
+def dictionary(values: list[str | None], index: NDArray[np.integer[Any]]) -> pa.Array:
+    """Build a column of strings that repeat: row ``i`` is ``values[index[i]]``."""
+    import pyarrow as pa
+
+    # A NULL among the values becomes a NULL of the index, which every reader understands.
+    empty = np.array([value is None for value in values], dtype=bool)
+    indices = np.ascontiguousarray(index, dtype="i4")
+    buffers = [_validity(~empty[indices]), pa.py_buffer(indices)]
+    return pa.DictionaryArray.from_arrays(
+        pa.Array.from_buffers(pa.int32(), len(indices), buffers),
+        _strings([value or "" for value in values]),
+    )
+
+
+def constant(value: str, count: int) -> pa.Array:
+    """Build a column that holds one string ``count`` times."""
+    return dictionary([value], np.zeros(count, dtype="i4"))
+
+
+def scattered(values: list[Any], at: list[int], sql: str, count: int) -> pa.Array:
+    """Build a column of ``count`` rows, with ``values`` at ``at`` and NULL elsewhere.
+
+    A value that the type cannot hold becomes NULL: whatever wrote it, the other rows
+    must not suffer.
+    """
+    try:
+        return _scattered(values, np.array(at, dtype=np.intp), sql, count)
+    except (TypeError, ValueError, OverflowError, AttributeError):
+        good = [i for i, value in enumerate(values) if _fits(value, sql)]
+        places = np.array([at[i] for i in good], dtype=np.intp)
+        return _scattered([values[i] for i in good], places, sql, count)
+
+
+def _fits(value: object, sql: str) -> bool:
+    try:
+        _scattered([value], np.zeros(1, dtype=np.intp), sql, 1)
+    except (TypeError, ValueError, OverflowError, AttributeError):
+        return False
+    return True
+
+
+def _scattered(values: list[Any], at: NDArray[np.intp], sql: str, count: int) -> pa.Array:
+    if sql in _NUMBERS:
+        numbers = np.zeros(count, dtype=_NUMBERS[sql])
+        valid = np.zeros(count, dtype=bool)
+        numbers[at] = np.array(values, dtype=_NUMBERS[sql])
+        valid[at] = True
+        return fixed(numbers, sql, valid)
+    if sql == "VARCHAR":
+        return _strings(values, at, count)
+    if sql == "JSON":
+        return _strings([json.dumps(value, ensure_ascii=False) for value in values], at, count)
+    return _nested(values, at, sql, count)
+
+
+def _nested(values: list[Any], at: NDArray[np.intp], sql: str, count: int) -> pa.Array:
+    """Build a column of lists of strings, or of maps from string to number."""
+    import pyarrow as pa
+
+    offsets = np.zeros(count + 1, dtype="i4")
+    offsets[at + 1] = np.fromiter(map(len, values), dtype="i4", count=len(values))
+    np.cumsum(offsets, out=offsets)
+    valid = np.zeros(count, dtype=bool)
+    valid[at] = True
+    flat = _strings([item for value in values for item in value])
+    if sql == "VARCHAR[]":
+        kind = pa.list_(pa.large_string())
+        children = [flat]
+    else:
+        numbers = [item for value in values for item in value.values()]
+        kind = pa.map_(pa.large_string(), pa.float64())
+        entries = pa.struct([kind.key_field, kind.item_field])
+        pairs = [flat, fixed(np.array(numbers, dtype="f8"), "DOUBLE")]
+        children = [pa.Array.from_buffers(entries, len(flat), [None], children=pairs)]
+    buffers = [_validity(valid), pa.py_buffer(offsets)]
+    return pa.Array.from_buffers(kind, count, buffers, children=children)
