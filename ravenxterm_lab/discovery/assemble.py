@@ -14,6 +14,7 @@ from ravenxterm_lab.metadata import ModelMetadata, ModelType
 from ravenxterm_lab.readers import fingerprint, read_config, reader_for, with_config
 from ravenxterm_lab.readers.base import active_parameters
 from ravenxterm_lab.readers.binary import shown
+from ravenxterm_lab.readers.files import is_file
 from ravenxterm_lab.readers.gguf_types import quantization_of
 from ravenxterm_lab.readers.text import clean
 
@@ -253,7 +254,7 @@ def _sum(parts: list[FileFacts], group: Group, problems: list[str]) -> FileFacts
 
 def _external_paths(directory: Path, facts: FileFacts) -> tuple[Path, ...]:
     paths = (directory / name for name in facts.external)
-    return tuple(path for path in paths if path.is_file())
+    return tuple(path for path in paths if is_file(path))
 
 
 def _with_external(facts: FileFacts, directory: Path, problems: list[str]) -> FileFacts:
@@ -270,16 +271,16 @@ def _with_external(facts: FileFacts, directory: Path, problems: list[str]) -> Fi
 def _companions(folder: Folder, root: Path) -> tuple[Path, ...]:
     found = [folder.path / name for name in _COMPANIONS if name in folder.files]
     pooling = folder.path.joinpath(*_POOLING)
-    if pooling.is_file():
+    if is_file(pooling):
         found.append(pooling)
     if folder.path != root and is_generic(folder.path.name):
         # A repository keeps its ONNX files one level below its tokenizer.
         here = {path.name for path in found}
         parent = folder.path.parent
         found.extend(
-            parent / name for name in _COMPANIONS if name not in here and (parent / name).is_file()
+            parent / name for name in _COMPANIONS if name not in here and is_file(parent / name)
         )
-        if not pooling.is_file() and parent.joinpath(*_POOLING).is_file():
+        if not is_file(pooling) and is_file(parent.joinpath(*_POOLING)):
             found.append(parent.joinpath(*_POOLING))
     return tuple(found)
 

@@ -16,6 +16,7 @@ from ravenxterm_lab.discovery.cache import ScanCache
 from ravenxterm_lab.discovery.places import cache_home
 from ravenxterm_lab.discovery.walk import list_folder, walk
 from ravenxterm_lab.exceptions import ModelFileError
+from ravenxterm_lab.readers.files import is_directory
 from ravenxterm_lab.readers.text import read_text
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class HuggingFaceSource(Source):
     ) -> Iterator[ModelMetadata | Skipped]:
         """Yield the models of every revision of every repository."""
         cache = ScanCache() if cache is None else cache
-        if not self._root.is_dir():
+        if not is_directory(self._root):
             return
         listed = list_folder(self._root, self.name)
         yield from listed.skipped
@@ -65,7 +66,7 @@ class HuggingFaceSource(Source):
     ) -> Iterator[ModelMetadata | Skipped]:
         yield from self._unfinished(repository / "blobs")
         snapshots = repository / "snapshots"
-        if not snapshots.is_dir():
+        if not is_directory(snapshots):
             reason = "a repository without snapshots: its download was interrupted"
             yield Skipped(repository, reason, self.name)
             return

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ravenxterm_lab.discovery.directory import DirectorySource
 from ravenxterm_lab.discovery.places import home
 from ravenxterm_lab.exceptions import ModelFileError
+from ravenxterm_lab.readers.files import is_file
 from ravenxterm_lab.readers.text import read_text
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class LMStudioSource(DirectorySource):
     def roots(self) -> tuple[Path, ...]:
         """Return the folder that LM Studio was told to use, its default, and its older default."""
         found = [self._root, self._older]
-        if self._pointer.is_file():
+        if is_file(self._pointer):
             try:
                 stated = read_text(self._pointer, 4096).strip()
             except ModelFileError:

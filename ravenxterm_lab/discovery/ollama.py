@@ -18,6 +18,7 @@ from ravenxterm_lab.discovery.walk import Folder, walk
 from ravenxterm_lab.exceptions import ModelFileError
 from ravenxterm_lab.readers import limits
 from ravenxterm_lab.readers.binary import shown
+from ravenxterm_lab.readers.files import is_file
 from ravenxterm_lab.readers.text import clean, read_json, read_text
 
 if TYPE_CHECKING:
@@ -125,12 +126,12 @@ class OllamaSource(Source):
         companions = tuple(
             blobs / f"sha256-{other}"
             for kind, other, _ in layers
-            if kind in _COMPANION_LAYERS and (blobs / f"sha256-{other}").is_file()
+            if kind in _COMPANION_LAYERS and is_file(blobs / f"sha256-{other}")
         )
         absent = tuple(
             f"missing {kind} blob sha256-{other[:12]}…"
             for kind, other, _ in layers
-            if kind in ("projector", "adapter") and not (blobs / f"sha256-{other}").is_file()
+            if kind in ("projector", "adapter") and not is_file(blobs / f"sha256-{other}")
         )
         return build_model(
             facts,

@@ -14,6 +14,7 @@ from ravenxterm_lab.exceptions import ModelFileError, RequirementError
 from ravenxterm_lab.metadata import AttentionGeometry, ModelType
 from ravenxterm_lab.readers import limits
 from ravenxterm_lab.readers.base import active_parameters
+from ravenxterm_lab.readers.files import is_file
 from ravenxterm_lab.readers.text import clean, read_json, read_text
 from ravenxterm_lab.requirements import normalize_task
 
@@ -99,7 +100,7 @@ def read_config(directory: Path) -> ModelConfig:
     notes: list[str] = []
     config = _optional_json(directory / "config.json", notes)
     adapter = _optional_json(directory / "adapter_config.json", notes)
-    sentence = (directory / "modules.json").is_file()
+    sentence = is_file(directory / "modules.json")
     license_name, pipeline = _card(directory / "README.md", notes)
     nested = config.get("text_config")
     text = nested if isinstance(nested, dict) else config
@@ -196,7 +197,7 @@ def with_config(facts: FileFacts, config: ModelConfig) -> FileFacts:
 
 
 def _optional_json(path: Path, notes: list[str]) -> dict[str, Any]:
-    if not path.is_file():
+    if not is_file(path):
         return {}
     try:
         return read_json(path, limits.CONFIG_BYTES)
@@ -207,7 +208,7 @@ def _optional_json(path: Path, notes: list[str]) -> dict[str, Any]:
 
 def _card(path: Path, notes: list[str]) -> tuple[str | None, str | None]:
     """Return license and pipeline tag from the front matter of a model card."""
-    if not path.is_file():
+    if not is_file(path):
         return None, None
     try:
         text = read_text(path, limits.CARD_BYTES)
