@@ -50,9 +50,7 @@ def _validity(valid: NDArray[np.bool_] | None) -> pa.Buffer | None:
     return None if valid is None or valid.all() else _bits(valid)
 
 
-def fixed(
-    values: NDArray[Any], sql: str, valid: NDArray[np.bool_] | None = None
-) -> pa.Array:
+def fixed(values: NDArray[Any], sql: str, valid: NDArray[np.bool_] | None = None) -> pa.Array:
     """Build a column of numbers, booleans or timestamps (µs).
 
     Parameters

@@ -95,7 +95,8 @@ def _version(connection: duckdb.DuckDBPyConnection) -> int:
     ).fetchall()
     if not known[0][0]:
         return 0
-    row = connection.execute(f"SELECT max(version) FROM {CATALOGUE}.schema_version").fetchone()  # noqa: S608 - our own names
+    newest = f"SELECT max(version) FROM {CATALOGUE}.schema_version"  # noqa: S608 - our own names
+    row = connection.execute(newest).fetchone()
     return int(row[0] or 0) if row else 0
 
 
@@ -171,8 +172,8 @@ def attach(connection: duckdb.DuckDBPyConnection, directory: Path, *, read_only:
 
 def read_watermarks(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
     """Return, by session, the first sequence number that was not ingested."""
-    rows = connection.execute(f"SELECT session, next_seq FROM {CATALOGUE}.watermarks").fetchall()  # noqa: S608 - our own names
-    return dict(rows)
+    query = f"SELECT session, next_seq FROM {CATALOGUE}.watermarks"  # noqa: S608 - our own names
+    return dict(connection.execute(query).fetchall())
 
 
 def write_watermarks(
@@ -181,12 +182,8 @@ def write_watermarks(
     """Write the watermarks that differ from ``before``, within the caller's transaction."""
     for session, next_seq in after.items():
         if session not in before:
-            connection.execute(
-                f"INSERT INTO {CATALOGUE}.watermarks VALUES (?, ?)",
-                [session, next_seq],
-            )
+            insert = f"INSERT INTO {CATALOGUE}.watermarks VALUES (?, ?)"  # noqa: S608 - our own names
+            connection.execute(insert, [session, next_seq])
         elif before[session] != next_seq:
-            connection.execute(
-                f"UPDATE {CATALOGUE}.watermarks SET next_seq = ? WHERE session = ?",  # noqa: S608 - our own names
-                [next_seq, session],
-            )
+            update = f"UPDATE {CATALOGUE}.watermarks SET next_seq = ? WHERE session = ?"  # noqa: S608 - our own names
+            connection.execute(update, [next_seq, session])

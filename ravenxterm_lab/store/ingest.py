@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ravenxterm_lab.exceptions import RavenXTermError, StoreError, StoreVersionError
+from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.store import database
 from ravenxterm_lab.store.forking import watch_forks
 from ravenxterm_lab.store.locks import FileLock, exclusive_gate, is_locked, shared_gate
@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from ravenxterm_lab.store.recorder import Recorder
     from ravenxterm_lab.store.snapshot import Rows, SegmentFile
 
-__all__ = ["CROWDED", "PASS_LIMIT", "Daemon", "IngestThread", "Ingester", "Pass"]
+__all__ = ["CROWDED", "PASS_LIMIT", "Ingester", "Pass"]
 
 #: Events that one pass moves at most, so that the gate is held only shortly.
 PASS_LIMIT = 100_000
@@ -277,10 +276,9 @@ class Ingester:
                     return False
                 connection.execute("BEGIN")
                 for name in tables:
-                    connection.execute(
-                        f"INSERT INTO {database.CATALOGUE}.{name} BY NAME "
-                        f"SELECT {select_list(name)} FROM pending_{name}"
-                    )
+                    target, columns = f"{database.CATALOGUE}.{name}", select_list(name)
+                    insert = f"INSERT INTO {target} BY NAME SELECT {columns} FROM pending_{name}"  # noqa: S608 - our own names
+                    connection.execute(insert)
                 database.write_watermarks(connection, before, after)
                 connection.execute("COMMIT")
                 # Within the gate: detaching checkpoints, and readers shall find no log to replay.
@@ -315,137 +313,3 @@ class Ingester:
                 with contextlib.suppress(FileNotFoundError):
                     if now - path.stat().st_mtime > _STALE_DRAFT and not is_locked(path):
                         path.unlink()
-
-
-class IngestThread(threading.Thread):
-    """The daemon of one process: brings segments to the disk and ingests now and then.
-
-    It holds no reference to its store, never prints, and waits for nothing that `stop`
-    does not end.
-    """
-
-    def __init__(
-        self,
-        ingester: Ingester,
-        recorder: Recorder,
-        interval: float,
-        note: Callable[[str], None],
-    ) -> None:
-        super().__init__(name="ravenxterm-store", daemon=True)
-        self._ingester = ingester
-        self._recorder = recorder
-        self._interval = interval
-        self._note = note
-        self._wake = threading.Event()
-        self._stopped = threading.Event()
-
-    def wake(self) -> None:
-        """Look at once whether enough waits."""
-        self._wake.set()
-
-    def stop(self, patience: float) -> None:
-        """End the thread; wait for at most ``patience`` seconds until it has."""
-        self._stopped.set()
-        self._wake.set()
-        if threading.current_thread() is not self and self.is_alive():
-            self.join(patience)
-
-    def run(self) -> None:
-        """Sync each second; ingest when enough time has passed or enough waits."""
-        synced = last = time.monotonic()
-        ingested = 0
-        # Many short-lived processes leave a segment each, and none lives to ingest.
-        due = self._ingester.crowded()
-        while not self._stopped.is_set():
-            self._wake.wait(0 if due else min(1.0, self._interval))
-            self._wake.clear()
-            if self._stopped.is_set():
-                return
-            try:
-                now = time.monotonic()
-                if now - synced >= 1.0:
-                    synced = now
-                    self._look_after_segment()
-                waiting = self._recorder.recorded - ingested
-                if due or now - last >= self._interval or waiting >= PASS_LIMIT:
-                    ingested = self._recorder.recorded
-                    self._ingest()
-                    last, due = time.monotonic(), False
-            except StoreVersionError as error:
-                self._note(str(error))
-                return
-            except (RavenXTermError, OSError) as error:
-                self._note(str(error))
-                last, due = time.monotonic(), False
-            except Exception as error:  # noqa: BLE001 - a daemon must not print; it is noted
-                if not threading.main_thread().is_alive():
-                    # The interpreter is ending, and refuses what DuckDB or Arrow ask of it.
-                    return
-                self._note(f"The ingest failed ({type(error).__name__}: {error}); it goes on.")
-                last, due = time.monotonic(), False
-
-    def _look_after_segment(self) -> None:
-        if self._recorder.drop_lost_segment():
-            self._note(
-                "The segment of this process was deleted while it was in use; what it still "
-                "held is lost, and recording goes on in a new one."
-            )
-        self._recorder.sync()
-
-    def _ingest(self) -> None:
-        while not self._stopped.is_set():
-            done = self._ingester.run_pass(stop=self._stopped.is_set)
-            if done is None or not done.more:
-                return
-
-
-class Daemon:
-    """Starts the thread of a process when there is something to do, again in each child.
-
-    Parameters
-    ----------
-    ingester : Ingester
-        What the thread runs.
-    interval : float
-        Seconds between passes.
-    note : callable
-        Receives a sentence for each problem met.
-    enabled : bool
-        Whether there is to be a thread at all.
-    """
-
-    def __init__(
-        self,
-        ingester: Ingester,
-        interval: float,
-        note: Callable[[str], None],
-        *,
-        enabled: bool,
-    ) -> None:
-        self._ingester = ingester
-        self._interval = interval
-        self._note = note
-        self._enabled = enabled
-        self._thread: IngestThread | None = None
-        self.recorder: Recorder | None = None
-
-    def poke(self) -> None:
-        """Start the thread, or wake it: a segment was begun."""
-        if not self._enabled or self.recorder is None:
-            return
-        # A thread does not survive a fork; in the child this one is not alive.
-        if self._thread is not None and self._thread.is_alive():
-            self._thread.wake()
-            return
-        thread = IngestThread(self._ingester, self.recorder, self._interval, self._note)
-        # A process that is about to exit starts no threads; another one will ingest.
-        with contextlib.suppress(RuntimeError):
-            thread.start()
-            self._thread = thread
-
-    def stop(self) -> None:
-        """End the thread; a pass in progress is given time to finish."""
-        self._enabled = False
-        if self._thread is not None:
-            self._thread.stop(patience=10.0)
-            self._thread = None

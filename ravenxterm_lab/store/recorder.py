@@ -79,7 +79,7 @@ class Recorder:
             self._busy = True
             try:
                 segment = self._segment
-                if segment is None or segment.count >= segment.limit:
+                if segment is None or (segment.count >= segment.limit and not segment.extend()):
                     segment = self._roll()
                 return ExecutionId(
                     self.session,
@@ -112,9 +112,7 @@ class Recorder:
         nested = self._nested
         if nested is None:
             nested = self._nested = Recorder(self._spool, self._clock, self._on_segment)
-        return nested.append(
-            kind, flags, latency, throughput, memory_efficiency, context, payload
-        )
+        return nested.append(kind, flags, latency, throughput, memory_efficiency, context, payload)
 
     def _roll(self) -> SegmentWriter:
         if self._closed:
@@ -126,6 +124,7 @@ class Recorder:
             self._segment.seal()
             self._segment = None
         segment = SegmentWriter(self._spool, self.session, self._next_seq, self._clock())
+        segment.extend()
         self._segment = segment
         self._on_segment()
         return segment

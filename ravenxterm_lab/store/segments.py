@@ -65,6 +65,7 @@ SUCCESS = 1
 #: What stands in a slot for "not measured"; no metric can have it as its value.
 NAN = math.nan
 
+_WARM_SLOTS = 4096
 _EXT_START = 1024 * 1024
 _EXT_STEP = 16 * 1024 * 1024
 _MAX_SIDECAR = 1 << 31
@@ -133,7 +134,7 @@ class SegmentWriter:
     Attributes
     ----------
     count, limit : int
-        Events written, and how many may be before the next segment has to begin.
+        Events written, and how many may be before `extend` has to be called.
 
     Raises
     ------
@@ -150,9 +151,11 @@ class SegmentWriter:
         "_fd",
         "_map",
         "_seqs",
+        "_sidecar_full",
         "_str_end",
         "_str_fd",
         "_view",
+        "_warm",
         "_words",
         "count",
         "first_seq",
@@ -164,8 +167,9 @@ class SegmentWriter:
         self.path = spool / f"{segment_name(session, first_seq)}.rec"
         self.first_seq = first_seq
         self.count = 0
-        # One slot is kept in hand for an append that finds its place already taken.
-        self.limit = CAPACITY - 1
+        self.limit = 0
+        self._warm = 0
+        self._sidecar_full = False
         self._contexts: dict[tuple[object, ...], int] = {}
         self._str_fd = self._ext_fd = -1
         self._str_end = self._ext_end = self._ext_size = 0
@@ -303,7 +307,26 @@ class SegmentWriter:
 
     def _limit_sidecar(self, end: int) -> None:
         if end > _MAX_SIDECAR:
-            self.limit = min(self.limit, self.count + 1)
+            self._sidecar_full = True
+            self.limit = 0
+
+    def extend(self) -> bool:
+        """Raise `limit`; False when the segment is full and the next one has to begin.
+
+        The pages ahead are brought into memory by one write, for to fault them in one by
+        one from the map takes several times as long.
+        """
+        # One slot is kept in hand for an append that finds its place already taken.
+        if self._sidecar_full or self.count >= CAPACITY - 1:
+            return False
+        # The slot at `count` may be such a place: it is not to be overwritten.
+        start = max(self._warm, self.count + 1)
+        self._warm = min(start + _WARM_SLOTS, CAPACITY)
+        blank = bytes((self._warm - start) * SLOT_SIZE)
+        with contextlib.suppress(OSError):
+            os.pwrite(self._fd, blank, HEADER_SIZE + start * SLOT_SIZE)
+        self.limit = self._warm - 1
+        return True
 
     def _grow(self, end: int) -> None:
         path = self.path.with_suffix(".ext")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ravenxterm_lab.exceptions import StoreError
-from ravenxterm_lab.store.ingest import Daemon, Ingester
+from ravenxterm_lab.store.daemon import Daemon
+from ravenxterm_lab.store.ingest import Ingester
 from ravenxterm_lab.store.reading import open_reader, run_query
 from ravenxterm_lab.store.recorder import Recorder
 from ravenxterm_lab.store.schema import KIND_OF, SCHEMA_VERSION, ExecutionId

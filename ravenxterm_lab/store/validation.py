@@ -9,14 +9,16 @@ import json
 import math
 import numbers
 import os
-from json.encoder import c_make_encoder, encode_basestring
+import sys
+from collections.abc import Mapping
+from json import encoder as json_encoder
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.exceptions import MetricError, StoreError, did_you_mean
 from ravenxterm_lab.store.schema import COMMON, CONTEXT, MAX_PAYLOAD, TABLES, ExecutionId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 __all__ = ["check_context", "encode_fields", "split_metrics"]
 
@@ -36,10 +38,11 @@ def _encode(value: object) -> str:
 
 def _make_iterencode() -> Callable[[object, int], Iterable[str]]:
     # JSONEncoder.encode builds this object anew on each call, which is most of its time.
+    c_make_encoder = getattr(json_encoder, "c_make_encoder", None)
     if c_make_encoder is None:
         return lambda value, _level: [_encoder.encode(value)]
     encode: Callable[[object, int], Iterable[str]] = c_make_encoder(
-        None, _encoder.default, encode_basestring, None, ":", ",", False, False, False
+        None, _encoder.default, json_encoder.encode_basestring, None, ":", ",", False, False, False
     )
     return encode
 
@@ -186,6 +189,16 @@ _METRICS: dict[str, Callable[[str, object], object]] = {
     "quality": _fraction,
     "error": _text,
 }
+#: The largest float, or whole number, that a metric can take without a closer look.
+_FLOAT_LIMIT = {
+    "latency": sys.float_info.max,
+    "throughput": sys.float_info.max,
+    "memory_efficiency": 1.0,
+    "time_to_first_token": sys.float_info.max,
+    "energy": sys.float_info.max,
+    "quality": 1.0,
+}
+_COUNT_LIMIT = dict.fromkeys(("tokens_in", "tokens_out", "peak_memory"), _UINT_MAX["UBIGINT"])
 _BY_TYPE: dict[str, Callable[[str, object], object]] = {
     "VARCHAR": _text,
     "DOUBLE": _real,
@@ -245,27 +258,27 @@ def split_metrics(
     MetricError
         If a value is not allowed; the message names the key, the value and what is.
     """
-    try:
-        latency = metrics.get("latency")
-        throughput = metrics.get("throughput")
-        memory = metrics.get("memory_efficiency")
-        success = metrics.get("success")
-        size = len(metrics)
-    except (AttributeError, TypeError) as error:
+    if selection is None and type(metrics) is dict and len(metrics) == 4:
+        get = metrics.get
+        latency, throughput, memory = (
+            get("latency"),
+            get("throughput"),
+            get("memory_efficiency"),
+        )
+        success = get("success")
+        if (
+            type(latency) is type(throughput) is type(memory) is float
+            and 0.0 <= latency < _INF
+            and 0.0 <= throughput < _INF
+            and 0.0 <= memory <= 1.0
+            and (success is True or success is False)
+        ):
+            return latency, throughput, memory, success, None
+    if type(metrics) is not dict and not isinstance(metrics, Mapping):
         raise MetricError(
             f"metrics must be a mapping such as {{'latency': 0.1}}, got "
             f"{type(metrics).__name__}. Nothing was recorded."
-        ) from error
-    if (
-        size == 4
-        and selection is None
-        and (success is True or success is False)
-        and type(latency) is type(throughput) is type(memory) is float
-        and 0.0 <= latency < _INF
-        and 0.0 <= throughput < _INF
-        and 0.0 <= memory <= 1.0
-    ):
-        return latency, throughput, memory, success, None
+        )
     return _split_slowly(metrics, selection)
 
 
@@ -278,7 +291,12 @@ def _split_slowly(
     for key, value in metrics.items():
         check = _METRICS.get(key)
         if check is not None:
-            if value is not None:
+            # The two usual types in their range need no call.
+            if (type(value) is float and 0.0 <= value <= _FLOAT_LIMIT.get(key, -1.0)) or (
+                type(value) is int and 0 <= value <= _COUNT_LIMIT.get(key, -1)
+            ):
+                known[key] = value
+            elif value is not None:
                 known[key] = check(key, value)
         elif type(key) is not str:
             raise MetricError(

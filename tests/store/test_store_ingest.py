@@ -114,6 +114,23 @@ def test_many_leftover_segments_are_ingested_at_once(place):
         assert sums(store)[:2] == (ingest.CROWDED + 2, ingest.CROWDED + 2)
 
 
+def test_recording_and_ingesting_load_no_data_frames(place):
+    """Recording loads neither numpy nor DuckDB; ingest and queries load no pandas, no polars."""
+    program = (
+        "import sys; from pathlib import Path; from ravenxterm_lab.store import Store\n"
+        "store = Store(Path(sys.argv[1]), ingest=False)\n"
+        "store.record_execution(model='m', metrics={'latency': 1.0, 'x': 'text', 'n': 1})\n"
+        "heavy = {'numpy', 'duckdb', 'pyarrow', 'pandas', 'polars'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+        "store.sql('FROM executions').fetchall(); store.ingest_now()\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(place)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["[]", "['duckdb', 'numpy', 'pyarrow']"]
+
+
 @pytest.mark.parametrize("interval", ["0.01", "3600"])
 def test_a_process_with_a_running_thread_exits_cleanly(place, interval):
     """Neither an idle thread nor a busy one delays or disturbs the end of the interpreter."""
@@ -355,19 +372,28 @@ def test_a_disk_that_fills_up_keeps_every_recorded_row(small_disk):
     place = small_disk("9m") / "store"
     with Store(place, ingest=False) as store:
         count = 0
-        with pytest.raises(StoreError, match="No space left"):
+
+        def fill_the_disk():
+            nonlocal count
             while True:
                 store.record_execution(model="m", metrics={"text": "x" * 10_000})
                 count += 1
+
+        with pytest.raises(StoreError, match="No space left"):
+            fill_the_disk()
         assert count > 100
         fill(store, 1)
         assert store.sql("SELECT count(*), sum(len(extra)) > 1 FROM executions").fetchall() == [
             (count + 1, True)
         ]
-        with pytest.raises(StoreError, match=r"kept|No space"):
+
+        def fill_the_database():
             while True:
                 fill(store, 30000)
                 store.ingest_now()
+
+        with pytest.raises(StoreError, match=r"kept|No space"):
+            fill_the_database()
         rows = store.sql("SELECT count(*), count(DISTINCT seq) FROM executions").fetchall()
         assert rows[0][0] == rows[0][1] > count
 

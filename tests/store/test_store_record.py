@@ -376,11 +376,11 @@ def test_a_signal_handler_may_record(store):
 def test_creating_a_segment_can_be_broken_off_and_tried_again(tmp_path):
     """An exception at any moment of the first record leaves a store that still works."""
 
-    class Broken(Exception):
+    class BrokenError(Exception):
         pass
 
     def handler(*_):
-        raise Broken
+        raise BrokenError
 
     gc.disable()
     previous = signal.signal(signal.SIGALRM, handler)
@@ -392,7 +392,7 @@ def test_creating_a_segment_can_be_broken_off_and_tried_again(tmp_path):
                     signal.setitimer(signal.ITIMER_REAL, 0.00005 + i * 0.00001)
                     for _ in range(200):
                         store.record_execution(model="m", metrics={"x": "text"})
-                except Broken:
+                except BrokenError:
                     broken += 1
                 finally:
                     signal.setitimer(signal.ITIMER_REAL, 0)
@@ -408,11 +408,11 @@ def test_creating_a_segment_can_be_broken_off_and_tried_again(tmp_path):
 def test_an_exception_out_of_a_signal_handler_loses_no_returned_record(store):
     """What was returned is there once, however often a record is broken off."""
 
-    class Broken(Exception):
+    class BrokenError(Exception):
         pass
 
     def handler(*_):
-        raise Broken
+        raise BrokenError
 
     returned = []
     # An exception that falls into a callback of the collector is swallowed with a warning.
@@ -423,8 +423,9 @@ def test_an_exception_out_of_a_signal_handler_loses_no_returned_record(store):
             try:
                 signal.setitimer(signal.ITIMER_REAL, 0.0001 + (i % 17) * 0.00001)
                 for _ in range(500):
-                    returned.append(store.record_execution(model="m", metrics={"i": 1.0}))
-            except Broken:
+                    identity = store.record_execution(model="m", metrics={"i": 1.0})
+                    returned.append(identity)
+            except BrokenError:
                 continue
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0, 0)
