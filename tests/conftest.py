@@ -32,7 +32,7 @@ def demo_directory() -> Path:
     """Return the directory of the real demo models; they must be there."""
     wanted = missing(_DEMO)
     if wanted:
-        names = ", ".join(model.requirement for model in wanted)
+        names = ", ".join(model.name for model in wanted)
         pytest.fail(f"{_DEMO} lacks {names}: run `raven-lab demo --yes --fetch-only`")
     return _DEMO
 

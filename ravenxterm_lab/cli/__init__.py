@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         models=False,
     )  # fmt: skip
     demo.add_argument("-y", "--yes", action="store_true", help="download without asking")
+    demo.add_argument("--with-gemma", action="store_true", help="fetch Gemma 3 270M too (232 MiB)")
     demo.add_argument("--fetch-only", action="store_true", help="only bring the models")
     lab = add("lab", commands.lab, "Open JupyterLab on the notebooks.", models=False)
     lab.add_argument("extra", nargs="*", help="passed on to JupyterLab, after --")

