@@ -16,16 +16,20 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star")
 
 #: "Share chart…" would upload the data to a cloud service: nothing leaves the machine.
+#: Not ``responsive``: JupyterLab fits figures by itself, and plotly would then take the height
+#: of an output that has none, which collapses a figure in a tab and ends in an error.
 CONFIG: dict[str, Any] = {
     "showSendToCloud": False,
     "displaylogo": False,
-    "responsive": True,
     "plotlyServerURL": "",
 }
 
 
 class Figure(go.Figure):  # type: ignore[misc]  # plotly ships no annotations
     """A ``plotly.graph_objects.Figure`` that never offers to upload itself."""
+
+    # plotly's own would show a bare figure without our configuration, "Share chart…" included.
+    _ipython_display_ = None
 
     def _repr_mimebundle_(self, *_: Any, **__: Any) -> dict[str, Any]:
         # Not through plotly's renderers: their configuration belongs to the person's own figures.
