@@ -62,7 +62,7 @@ class RunPanel(Panel):
         self._able = True
         style = {"description_width": "80px"}
         self.prompt = widgets.Textarea(
-            "Why is the sky blue? Answer in one sentence.",
+            "Explain what a black hole is in one sentence.",
             description="prompt",
             rows=2,
             style=style,

@@ -377,9 +377,9 @@ def _code(line: str) -> str:
     rows = min(-(-len(line) // 36), 6)
     # Read-only, so that it can be reached by keyboard, selected whole, and copied.
     return (
-        '<label class="raven-dim">The same in Python, to copy:'
-        f'<textarea class="raven-code" readonly rows="{rows}" onfocus="this.select()">'
-        f"{escape(line)}</textarea></label>"
+        '<div class="raven-dim">The same in Python, to copy:</div>'
+        f'<textarea class="raven-code" readonly rows="{rows}" onfocus="this.select()" '
+        f'aria-label="The same in Python">{escape(line)}</textarea>'
     )
 
 

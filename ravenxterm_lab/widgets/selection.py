@@ -132,6 +132,7 @@ class SelectionPanel(Panel):
         self.select_button.on_click(lambda _: self.select())
         self._listen("preferences", self._changed)
         self._listen("executions", self._changed)
+        self.runner.offer(None)
         self.select()
 
     @property

@@ -85,7 +85,7 @@ def _take(out: Path, models: Path, width: int, scratch: Path) -> list[Path]:
         page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
         lab.run_all(timeout=300)
         board = page.locator(".jp-OutputArea-output .raven-lab").first
-        board.get_by_label("prompt").fill("What is the capital of France?")
+        board.get_by_label("prompt").fill("Explain what a black hole is in one sentence.")
         board.get_by_label("max tokens").fill("48")
         board.get_by_role("button", name="Run").click()
         page.wait_for_selector('button:has-text("Good answer"):not([disabled])')

@@ -1,0 +1,79 @@
+"""Real JupyterLab and real Chromium for the journeys; skipped where one of them is absent."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+def _load() -> ModuleType:
+    # The script that takes pictures imports it by its plain name, so the tests load it by path.
+    name = "ravenxterm_tests_jupyter_pages"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            name, Path(__file__).parent / "jupyter_pages.py"
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def pages() -> ModuleType:
+    """The driver of JupyterLab's pages; a test is skipped where what it needs is absent."""
+    for package, extra in (("jupyterlab", "lab"), ("playwright", "test")):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f'{package} is absent: pip install "ravenxterm-lab[{extra}]"')
+    module = _load()
+    if not module.CHROMIUM.exists():
+        pytest.skip(f"{module.CHROMIUM} is absent: install Debian's chromium")
+    return module
+
+
+@pytest.fixture(scope="session")
+def server(pages: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One JupyterLab for all journeys; each notebook in it has a home of its own."""
+    with pages.JupyterServer(tmp_path_factory.mktemp("jupyter")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser(pages: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One Chromium for all journeys."""
+    with pages.chromium(tmp_path_factory.mktemp("chromium")) as running:
+        yield running
+
+
+@pytest.fixture
+def lab(pages: ModuleType, server: Any, browser: Any) -> Iterator[Any]:
+    """A fresh page; after the test it must have asked nothing of other machines, without error."""
+    page = pages.LabPage(browser, server)
+    yield page
+    outside, errors = page.outside, page.errors
+    page.close()
+    assert outside == []
+    assert errors == []
+
+
+@pytest.fixture
+def make_notebook(
+    server: Any, demo_directory: Path, request: pytest.FixtureRequest
+) -> Callable[[Path | list[str]], str]:
+    """Return a maker of notebooks whose home holds the real demo models."""
+
+    def make(source: Path | list[str]) -> str:
+        path: str = server.notebook(request.node.name, source, demo_directory)
+        return path
+
+    return make

@@ -1,0 +1,183 @@
+"""Journeys through real JupyterLab, with real kernels and real models."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.browser, pytest.mark.models]
+
+QUICKSTART = Path(__file__).parents[2] / "notebooks" / "01_quickstart.ipynb"
+SETUP = """from ravenxterm_lab import ModelManager
+from ravenxterm_lab.widgets import Dashboard
+manager = ModelManager(seed=0)
+dashboard = Dashboard(manager)
+dashboard"""
+DASHBOARD = [SETUP, "manager"]
+Make = Callable[[Path | list[str]], str]
+
+
+def board_of(lab: Any) -> Any:
+    return lab.page.locator(".jp-OutputArea-output .raven-lab").first
+
+
+def open_dashboard(lab: Any, path: str) -> Any:
+    lab.open(path)
+    lab.run_all()
+    board = board_of(lab)
+    board.locator("table.raven").first.wait_for()
+    return board
+
+
+def says(board: Any, text: str | re.Pattern[str]) -> None:
+    """Wait until a status says something."""
+    board.get_by_role("status").filter(has_text=text).first.wait_for()
+
+
+def colour_of(locator: Any) -> str:
+    return str(locator.evaluate("element => getComputedStyle(element).color"))
+
+
+def uploads(lab: Any) -> list[str]:
+    """Return the buttons of figures that lead elsewhere; figures and buttons must be there."""
+    titles: list[str] = lab.page.locator(".js-plotly-plot [data-title]").evaluate_all(
+        "buttons => buttons.map(button => button.dataset.title)"
+    )
+    assert any("PNG" in title for title in titles)
+    return [title for title in titles if re.search("share|cloud|plotly", title, re.IGNORECASE)]
+
+
+def test_the_quickstart_runs_with_real_models(lab: Any, make_notebook: Make) -> None:
+    """Every cell of the quickstart runs without an error, and its figures are drawn."""
+    lab.open(make_notebook(QUICKSTART))
+    lab.run_all()
+    cells = [cell for cell in lab.cells() if cell["cell_type"] == "code"]
+    assert cells
+    for cell in cells:
+        assert cell["execution_count"], cell["source"]
+        errors = [output for output in cell["outputs"] if output["output_type"] == "error"]
+        assert errors == [], cell["source"]
+    figures = sum(
+        "application/vnd.plotly.v1+json" in output.get("data", {})
+        for cell in cells
+        for output in cell["outputs"]
+    )
+    assert figures >= 2
+    lab.page.locator(".js-plotly-plot .main-svg .trace").first.wait_for(state="attached")
+    assert lab.page.locator(".js-plotly-plot").count() == figures
+    assert uploads(lab) == []
+
+
+def test_preferences_run_and_history(lab: Any, make_notebook: Make) -> None:
+    """Preferences change the ranking, Run streams an answer, a thumb judges it, History has it."""
+    board = open_dashboard(lab, make_notebook(DASHBOARD))
+    ranking = board.locator("table.raven", has_text="score and its parts")
+    before = ranking.inner_text()
+    board.get_by_role("radio", name="memory").check()
+    says(board, "1 edit, not applied yet")
+    assert ranking.inner_text() == before
+    board.get_by_label("memory share").fill("7")
+    says(board, "less than or equal to 1")
+    assert board.get_by_role("button", name="Apply").is_disabled()
+    board.get_by_label("memory share").fill("0.6")
+    says(board, "2 edits, not applied yet")
+    board.get_by_role("button", name="Apply").click()
+    says(board, "Applied and saved")
+    lab.page.wait_for_function(
+        "before => !document.querySelector('.raven-lab').innerText.includes(before)",
+        arg=before.splitlines()[-1],
+    )
+    assert ranking.inner_text() != before
+
+    board.get_by_label("prompt").fill("Tell me a long story about a raven.")
+    board.get_by_label("max tokens").fill("1500")
+    board.get_by_role("button", name="Run").click()
+    answer = board.get_by_role("region", name="answer")
+    answer.wait_for()
+    first = answer.inner_text()
+    lab.page.wait_for_function(
+        "length => document.querySelector('.raven-answer').innerText.length > length",
+        arg=len(first),
+    )
+    assert board.get_by_role("button", name="Run").is_disabled()
+    board.get_by_role("button", name="Stop").click()
+    says(board, "Stopped by you")
+
+    board.get_by_label("max tokens").fill("16")
+    board.get_by_role("button", name="Run").click()
+    says(board, re.compile(r"\d+ tokens .* tok/s"))
+    assert answer.inner_text()
+    board.get_by_role("button", name="Good answer").click()
+    says(board, "Judged: quality 1")
+
+    board.get_by_role("tab", name="History").click()
+    says(board, re.compile(r"^1 execution"))
+    figure = board.locator(".js-plotly-plot:visible")
+    figure.locator(".main-svg").first.wait_for()
+    board.get_by_role("tab", name="Models").click()
+    board.get_by_text("7 models", exact=True).wait_for()
+    board.get_by_role("tab", name="History").click()
+    figure.wait_for()
+    assert figure.bounding_box()["height"] > 400
+    saved = json.dumps(lab.cells())
+    assert len(saved) < 100_000
+
+
+def test_everything_by_keyboard(lab: Any, make_notebook: Make) -> None:
+    """Controls obey the keyboard, and no key that is meant for them reaches the cells."""
+    board = open_dashboard(lab, make_notebook(DASHBOARD))
+    keyboard = lab.page.keyboard
+    cells = len(lab.cells())
+    board.get_by_label("accuracy").focus()
+    keyboard.press("ArrowDown")
+    says(board, "1 edit, not applied yet")
+    assert board.get_by_label("accuracy").input_value() == "high"
+    # In command mode each of these letters would work on the cell behind the control.
+    for key in ("x", "b", "a"):
+        keyboard.press(key)
+    assert len(lab.cells()) == cells
+    board.get_by_role("button", name="Apply").focus()
+    keyboard.press("Enter")
+    says(board, "Applied and saved")
+    board.get_by_role("button", name="Undo").focus()
+    keyboard.press("Space")
+    says(board, "Undone and saved")
+    assert board.get_by_label("accuracy").input_value() == "medium"
+    board.get_by_role("tab", name="Select").focus()
+    keyboard.press("ArrowRight")
+    keyboard.press("Enter")
+    says(board, "No executions yet")
+    unnamed = board.locator("input, select, textarea, button").evaluate_all(
+        """elements => elements.filter(element => !(
+            element.labels?.length || element.title || element.ariaLabel ||
+            element.innerText?.trim())).map(element => element.outerHTML)"""
+    )
+    assert unnamed == []
+
+
+def test_a_dark_theme_is_followed(lab: Any, make_notebook: Make) -> None:
+    """Switching to the dark theme and back changes the text of our cards and figures."""
+    code = [
+        *DASHBOARD,
+        "from ravenxterm_lab import plots\nfigure = plots.hardware(manager).figure\nfigure",
+    ]
+    code.insert(1, "run = manager.run('embedding', ['a raven'])")
+    board = open_dashboard(lab, make_notebook(code))
+    card = lab.page.locator(".jp-RenderedHTMLCommon strong", has_text="RavenXTerm Lab").first
+    heading = board.get_by_text("Preferences", exact=True)
+    board.get_by_role("tab", name="History").click()
+    axis = board.locator(".js-plotly-plot:visible .xtick text").first
+    axis.wait_for()
+    fill = "element => getComputedStyle(element).fill"
+    light = (colour_of(card), colour_of(heading), axis.evaluate(fill))
+    lab.theme("JupyterLab Dark")
+    dark = (colour_of(card), colour_of(heading), axis.evaluate(fill))
+    assert all(one != other for one, other in zip(light, dark, strict=True)), (light, dark)
+    lab.theme("JupyterLab Light")
+    assert (colour_of(card), colour_of(heading), axis.evaluate(fill)) == light
+    assert uploads(lab) == []
