@@ -89,7 +89,7 @@ def test_history_follows_an_execution(manager: ModelManager) -> None:
     assert board.selection.runner.report.model.name in board.history._table.value
     board.tabs.selected_index = HARDWARE
     assert board.hardware._figure.outputs
-    assert "GiB" in board.hardware._table.value
+    assert "iB</td>" in board.hardware._table.value
 
 
 def test_history_of_one_task_and_another_metric(manager: ModelManager) -> None:
