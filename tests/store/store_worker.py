@@ -6,11 +6,15 @@ import time
 from pathlib import Path
 
 # Loaded first, so that the ingest is in full swing when the process is killed.
-import duckdb  # noqa: F401 - see above
+import duckdb
 import numpy as np  # noqa: F401 - see above
 import pyarrow as pa  # noqa: F401 - see above
 
 from ravenxterm_lab.store import Store
+
+if duckdb.__version__.startswith("1."):
+    # It would import it itself, at the first ingest.
+    import pandas as pd  # noqa: F401 - see above
 
 
 def main() -> None:
