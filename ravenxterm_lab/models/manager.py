@@ -7,10 +7,11 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ravenxterm_lab.exceptions import PreferenceError, RequirementError
+from ravenxterm_lab.exceptions import PreferenceError
 from ravenxterm_lab.metadata import ModelMetadata
 from ravenxterm_lab.models.history import PerformanceHistory, read_history
 from ravenxterm_lab.models.loading import estimate_load, record_load
+from ravenxterm_lab.models.recording import record_feedback, record_metrics
 from ravenxterm_lab.models.registry import ModelRegistry, ScanReport
 from ravenxterm_lab.models.running import (
     RunReport,
@@ -28,9 +29,8 @@ from ravenxterm_lab.models.status import (
 )
 from ravenxterm_lab.models.workbench import Workbench
 from ravenxterm_lab.preferences import UserPreferences
-from ravenxterm_lab.requirements import TaskRequirements, normalize_task
+from ravenxterm_lab.requirements import TaskRequirements
 from ravenxterm_lab.runtimes import ModelPool
-from ravenxterm_lab.store import ExecutionId
 from ravenxterm_lab.tables import Card, Displayed
 from ravenxterm_lab.units import format_bytes
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from ravenxterm_lab.models.messages import MessageLog
     from ravenxterm_lab.selection import Recommendations, WhyNot
-    from ravenxterm_lab.store import QueryResult, Store
+    from ravenxterm_lab.store import ExecutionId, QueryResult, Store
 
 __all__ = ["ModelManager"]
 
@@ -300,24 +300,8 @@ class ModelManager(Displayed):
         MetricError
             On a bad value; nothing is written.
         """
-        if not isinstance(model, (ModelMetadata, str)):
-            raise RequirementError(
-                f"model must be a ModelMetadata or a name, got {model!r}. select_model returns "
-                "None when no model meets the requirements; see manager.messages."
-            )
-        known = model if isinstance(model, ModelMetadata) else None
-        if known is None and model in self.registry.available_models:
-            known = self.registry.available_models[str(model)]
-        task = normalize_task(task_type) if task_type else None
-        if task is None and known is not None and known.task_types:
-            task = known.task_types[0]
-        return self._bench.record_execution(
-            model=known.name if known else str(model),
-            fingerprint=known.fingerprint if known else None,
-            task=task,
-            hardware=self._bench.hardware.fingerprint,
-            external=known is None,
-            metrics=metrics,
+        return record_metrics(
+            self._bench, self.registry.available_models, model, metrics, task_type
         )
 
     def feedback(self, run: RunReport | ExecutionId | str, quality: float, note: str = "") -> None:
@@ -338,15 +322,7 @@ class ModelManager(Displayed):
             If the run was not recorded, or the quality is not within 0–1.
         """
         identity = run.execution if isinstance(run, RunReport) else run
-        if identity is None:
-            raise RequirementError("That run was not recorded, so it cannot be judged.")
-        if not _is_share(quality):
-            raise RequirementError(f"quality must be between 0 and 1, got {quality!r}.")
-        if isinstance(identity, str):
-            identity = ExecutionId.parse(identity)
-        self._bench.record(
-            "feedback", execution=str(identity), quality=float(quality), note=note or None
-        )
+        record_feedback(self._bench, identity, quality, note)
 
     # -- history and state -------------------------------------------------------------------
 
@@ -449,7 +425,3 @@ class ModelManager(Displayed):
         machine = self._bench.machine(self._preferences)
         held = sum(item.memory.anonymous_bytes for item in self.pool.resident())
         return min(machine.budget, machine.available + held)
-
-
-def _is_share(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1

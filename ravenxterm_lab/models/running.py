@@ -10,9 +10,11 @@ from ravenxterm_lab.exceptions import (
     FailureKind,
     MetricError,
     NoSuitableModelError,
+    RequirementError,
     RuntimeFailureError,
 )
 from ravenxterm_lab.hardware import take_sample
+from ravenxterm_lab.selection.evidence import INTERRUPTED
 from ravenxterm_lab.tables import Card, Displayed, Table
 from ravenxterm_lab.units import format_bytes, format_rate, format_seconds
 
@@ -192,6 +194,20 @@ def run_selection(
             )
             bench.messages.add("warning", model.name, f"{error} Going on to the next candidate.")
             continue
+        except RequirementError:
+            raise  # nothing was run
+        except BaseException as error:
+            # Stopped by the person, or by their callback: kept, but not held against the model.
+            bench.record_execution(
+                metrics={
+                    "success": False,
+                    "latency": time.perf_counter() - started,
+                    "error": f"stopped: {type(error).__name__}",
+                    "failure": INTERRUPTED,
+                },
+                **context,
+            )
+            raise
         attempts.append(Attempt(model.name, None))
         execution = bench.record_execution(
             metrics={**result.metrics(), "cold": cold, "load_seconds": load_seconds}, **context

@@ -88,6 +88,6 @@ def _summarise(frame: pl.DataFrame, hours: int) -> str:
     memory: Any = frame["memory_used"].max()
     load = "not measured" if cpu is None else f"{cpu:.0f}%"
     return (
-        f"{len(frame)} samples in the last {hours} hours: mean CPU load {load}, "
-        f"at most {format_bytes(memory)} of memory used."
+        f"{len(frame)} sample{'s' * (len(frame) != 1)} in the last {hours} hours: "
+        f"mean CPU load {load}, at most {format_bytes(memory)} of memory used."
     )

@@ -110,8 +110,10 @@ def _summarise(frame: pl.DataFrame, days: int) -> str:
     worked = frame.filter(frame["success"])
     latency: Any = worked["latency"].median()
     throughput: Any = worked["throughput"].median()
+    runs, models = len(frame), frame["model"].n_unique()
     return (
-        f"{len(frame)} executions of {frame['model'].n_unique()} models in the last {days} days, "
+        f"{runs} execution{'s' * (runs != 1)} of {models} model{'s' * (models != 1)} "
+        f"in the last {days} days, "
         f"{len(worked)} successful; median latency {format_seconds(latency)}, "
         f"median throughput {format_rate(throughput, 'tok or items')}."
     )

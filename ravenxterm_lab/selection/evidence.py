@@ -10,10 +10,13 @@ if TYPE_CHECKING:
 
     from ravenxterm_lab.store import Store
 
-__all__ = ["CellEvidence", "Evidence"]
+__all__ = ["INTERRUPTED", "CellEvidence", "Evidence"]
 
 #: Days after which a speed measurement counts half; machines and drivers change.
 SPEED_HALF_LIFE_DAYS = 14.0
+
+#: The recorded ``failure`` of a run that the person stopped: no evidence about the model.
+INTERRUPTED = "interrupted"
 
 # Quality belongs to the model, so it is not tied to the hardware; speed, memory and failures are.
 # A thumb up or down arrives late and simply joins by execution; the latest one counts.
@@ -35,7 +38,7 @@ WITH judged AS (
                / ($half_life * 86400.0)) AS weight
     FROM executions e
     LEFT JOIN judged j ON j.execution = e.session || ':' || e.seq
-    WHERE e.task IS NOT NULL
+    WHERE e.task IS NOT NULL AND coalesce(e.extra->>'failure', '') <> $interrupted
 )
 SELECT
     model_key,
@@ -136,7 +139,12 @@ class Evidence:
         """
         rows = store.sql(
             _EVIDENCE_SQL,
-            {"hardware": hardware, "now": now, "half_life": SPEED_HALF_LIFE_DAYS},
+            {
+                "hardware": hardware,
+                "now": now,
+                "half_life": SPEED_HALF_LIFE_DAYS,
+                "interrupted": INTERRUPTED,
+            },
         ).fetchall()
         cells = {}
         for key, task, runs, ok, failed, qn, qm, sn, sm, wn, wm, first in rows:

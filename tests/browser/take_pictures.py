@@ -18,27 +18,29 @@ from jupyter_pages import CHROMIUM, JupyterServer, LabPage, chromium
 from ravenxterm_lab.config import paths
 from ravenxterm_lab.demo import missing
 
+# Qualities are measured: each question has a known answer, and the judgement is whether it came.
 _HISTORY = """
 from ravenxterm_lab import ModelManager
 
 manager = ModelManager(seed=7)
-questions = [
-    "Name three primary colours.",
-    "What is the capital of France?",
-    "Write one line about the sea.",
-    "Why do leaves fall in autumn?",
-]
-for index, question in enumerate(questions):
-    for quantization, quality in (("Q4_0", 0.6), ("Q4_1", 0.8), ("Q8_0", 0.9)):
+questions = {
+    "What is the capital of France? Answer with one word.": "paris",
+    "What colour is a clear sky at noon? Answer with one word.": "blue",
+    "What is the capital of Japan? Answer with one word.": "tokyo",
+    "How many days are in a week? Answer with one word.": "seven",
+    "What is the opposite of hot? Answer with one word.": "cold",
+}
+for question, answer in questions.items():
+    for quantization in ("Q4_0", "Q4_1", "Q8_0"):
         run = manager.run(
             "text_generation",
             question,
             {"quantizations": [quantization]},
             parameters={"max_tokens": 24},
         )
-        manager.feedback(run, quality - 0.2 * (index % 2))
+        manager.feedback(run, 1.0 if answer in run.output.lower() else 0.0)
 for _ in range(3):
-    manager.run("embedding", questions)
+    manager.run("embedding", list(questions))
 """
 _DASHBOARD = """
 from ravenxterm_lab.widgets import Dashboard

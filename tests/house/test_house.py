@@ -51,11 +51,11 @@ def test_the_habit_holds(command: list[str]) -> None:
 
 
 def test_a_module_can_be_read_in_one_sitting() -> None:
-    """No module is longer than 450 lines; about 400 is what the style asks for."""
+    """No module is longer than 440 lines; about 400 is what the style asks for."""
     long = {
         str(path.relative_to(REPOSITORY)): count
         for path in PACKAGE.rglob("*.py")
-        if (count := len(path.read_text(encoding="utf-8").splitlines())) > 450
+        if (count := len(path.read_text(encoding="utf-8").splitlines())) > 440
     }
     assert long == {}
 

@@ -151,3 +151,18 @@ def test_feedback_reaches_history_and_ranking(manager: ModelManager) -> None:
     item = next(item for item in ranked if item.model.name == run.model.name)
     assert item.part("quality").n == 1
     assert item.part("quality").value > 0.5
+
+
+def test_a_stopped_run_is_recorded_and_not_held_against_the_model(manager: ModelManager) -> None:
+    """Stopping a generation keeps the model, leaves a row, and costs the model no reliability."""
+
+    def stop(_: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        manager.run("text_generation", QUESTION, {"quantizations": ["Q4_1"]}, on_token=stop)
+    rows = manager.sql("SELECT success, error, extra->>'failure' FROM executions").fetchall()
+    assert rows == [(False, "stopped: KeyboardInterrupt", "interrupted")]
+    assert len(manager.get_resource_usage().loaded) == 1
+    ranked = manager.get_model_recommendations("text_generation")
+    assert {item.reliability for item in ranked} == {0.9}
