@@ -212,6 +212,17 @@ class Victim:
         self.process.wait()
 
 
+def wait_for_commit(database):
+    """Wait until an ingest has changed the database; the next one then has begun, or will soon."""
+    before, deadline = database.stat(), time.monotonic() + 60
+    while (database.stat().st_mtime_ns, database.stat().st_size) == (
+        before.st_mtime_ns,
+        before.st_size,
+    ):
+        assert time.monotonic() < deadline, "nobody ingests"
+        time.sleep(0.002)
+
+
 def check_victims(store, victims):
     """Every acknowledged event is there, once, with its value; nothing is there twice."""
     acknowledged = [victim.acknowledged() for victim in victims]
@@ -248,6 +259,7 @@ def test_kill_9_of_recorders_and_ingesters_loses_nothing_acknowledged(place, tmp
             victims = [alive.pop(0), alive.pop(0)]
             for victim in victims:
                 victim.wait_until_recording()
+            wait_for_commit(place / "main.duckdb")
             rng.shuffle(victims)
             for victim in victims:
                 time.sleep(rng.random() * 0.1)
