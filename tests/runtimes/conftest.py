@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-from ravenxterm_lab import config
 from ravenxterm_lab.metadata import ModelMetadata, ModelType
 
 
-def _demo_file(*parts: str) -> Path:
-    given = os.environ.get("RAVENXTERM_TEST_MODELS")
-    root = Path(given) if given else config.paths().models / "demo"
-    path = root.joinpath(*parts)
-    if not path.exists():
-        pytest.fail(f"{path} is missing. Fetch the demo models with: raven-lab demo --fetch-only")
-    return path
-
-
 @pytest.fixture(scope="session")
-def smollm2() -> ModelMetadata:
-    path = _demo_file("smollm2-135m-instruct", "SmolLM2-135M-Instruct.Q4_1.gguf")
+def smollm2(demo_directory: Path) -> ModelMetadata:
+    path = demo_directory / "smollm2-135m-instruct" / "SmolLM2-135M-Instruct.Q4_1.gguf"
     return ModelMetadata(
         name="smollm2",
         model_type=ModelType.GGUF,
@@ -35,8 +24,8 @@ def smollm2() -> ModelMetadata:
 
 
 @pytest.fixture(scope="session")
-def minilm() -> ModelMetadata:
-    path = _demo_file("all-minilm-l6-v2-int8", "model.onnx")
+def minilm(demo_directory: Path) -> ModelMetadata:
+    path = demo_directory / "all-minilm-l6-v2-int8" / "model.onnx"
     return ModelMetadata(
         name="minilm",
         model_type=ModelType.ONNX,
@@ -44,14 +33,14 @@ def minilm() -> ModelMetadata:
         size_bytes=path.stat().st_size,
         context_length=512,
         task_types=("embedding",),
-        companions=(_demo_file("all-minilm-l6-v2-int8", "tokenizer.json"),),
+        companions=(demo_directory / "all-minilm-l6-v2-int8" / "tokenizer.json",),
         fingerprint="minilm",
     )
 
 
 @pytest.fixture(scope="session")
-def silero() -> ModelMetadata:
-    path = _demo_file("silero-vad", "silero_vad.onnx")
+def silero(demo_directory: Path) -> ModelMetadata:
+    path = demo_directory / "silero-vad" / "silero_vad.onnx"
     return ModelMetadata(
         name="silero",
         model_type=ModelType.ONNX,
