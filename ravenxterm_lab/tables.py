@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Card", "Displayed", "Table"]
+__all__ = ["Card", "Displayed", "Table", "printable"]
 
 _TEXT = "var(--jp-content-font-color1, inherit)"
 _DIM = "var(--jp-content-font-color2, inherit)"
@@ -30,43 +30,65 @@ _MAX_TEXT_COLUMN = 60
 _SHORT_CELL = 28
 
 
-def _clean(value: object, keep: str = "") -> str:
-    """Return a value as printable text: control characters could forge rows or colours."""
+def printable(value: object, keep: str = "") -> str:
+    """Return a value as text in which nothing can forge what is beside it.
+
+    Control characters, and marks such as those that turn the direction of writing, become a
+    replacement character; those in ``keep`` stay.
+    """
     return "".join(
         c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in str(value)
     )
 
 
-def _cell(text: str) -> str:
+def _cell(text: str, *, numeric: bool, head: bool = False) -> str:
     # A number must not be parted from its unit by a line break.
-    wrap = ";white-space:nowrap" if len(text) <= _SHORT_CELL else ""
-    return f'<td style="{_CELL_STYLE}{wrap}">{html.escape(text)}</td>'
+    extra = ";white-space:nowrap" if len(text) <= _SHORT_CELL else ""
+    if numeric:
+        extra += ";text-align:right"
+    if head:
+        return f'<th scope="col" style="{_HEAD_STYLE}{extra}">{html.escape(text)}</th>'
+    return f'<td style="{_CELL_STYLE}{extra}">{html.escape(text)}</td>'
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows under a header; every cell is shown as text."""
+    """Rows under a header; every cell is shown as text.
+
+    Attributes
+    ----------
+    header : sequence of str
+        Column names.
+    rows : sequence of sequences
+        Cells.
+    numeric : sequence of bool
+        Columns that are aligned to the right; empty for none.
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[object]]
+    numeric: Sequence[bool] = ()
 
     def html(self) -> str:
         """Return a ``<table>`` with every cell escaped."""
-        head = "".join(
-            f'<th scope="col" style="{_HEAD_STYLE}">{html.escape(_clean(name))}</th>'
-            for name in self.header
-        )
-        body = "".join(
-            "<tr>" + "".join(_cell(_clean(value)) for value in row) + "</tr>" for row in self.rows
-        )
+        head = self._line(self.header, head=True)
+        body = "".join(self._line(row) for row in self.rows)
         return (
             '<table style="border-collapse:collapse;margin:6px 0">'
-            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            f"<thead>{head}</thead><tbody>{body}</tbody></table>"
         )
+
+    def _line(self, cells: Sequence[object], *, head: bool = False) -> str:
+        numeric = self.numeric or [False] * len(cells)
+        shown = (
+            _cell(printable(cell), numeric=right, head=head)
+            for cell, right in zip(cells, numeric, strict=True)
+        )
+        return f"<tr>{''.join(shown)}</tr>"
 
     def text(self) -> str:
         """Return aligned columns; the last one may be long, others are cut at 60 characters."""
-        lines = [[_clean(value) for value in row] for row in [self.header, *self.rows]]
+        lines = [[printable(value) for value in row] for row in [self.header, *self.rows]]
         last = len(self.header) - 1
         cut = [
             [
@@ -97,18 +119,18 @@ class Card:
         """Return the card as HTML."""
         note = ""
         if self.note:
-            note = f'<div style="color:{_DIM}">{html.escape(_clean(self.note))}</div>'
+            note = f'<div style="color:{_DIM}">{html.escape(printable(self.note))}</div>'
         body = ""
         if self.body:
-            text = html.escape(_clean(self.body, keep="\n"))
+            text = html.escape(printable(self.body, keep="\n"))
             body = f'<div style="white-space:pre-wrap;margin:6px 0">{text}</div>'
         tables = "".join(table.html() for table in self.tables)
-        title = html.escape(_clean(self.title))
-        return f'<div style="{_CARD_STYLE}"><strong>{title}</strong>{note}{body}{tables}</div>'
+        title = f"<strong>{html.escape(printable(self.title))}</strong>" if self.title else ""
+        return f'<div style="{_CARD_STYLE}">{title}{note}{body}{tables}</div>'
 
     def text(self) -> str:
         """Return the card as plain text."""
-        blocks = [_clean(self.title), _clean(self.note), _clean(self.body, keep="\n")]
+        blocks = [printable(self.title), printable(self.note), printable(self.body, keep="\n")]
         blocks += [table.text() for table in self.tables]
         return "\n".join(block for block in blocks if block)
 

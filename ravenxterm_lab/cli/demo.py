@@ -107,7 +107,7 @@ def run_demo(home: str | None, *, quiet: bool = False) -> dict[str, Any]:
     return {
         "notebook": str(published.notebook),
         "html": str(published.html),
-        "duckdb": str(manager.store.path),
+        "duckdb": str(manager.store.database),
         "executions": dict(rows),
     }
 

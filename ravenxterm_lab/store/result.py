@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import html
 from typing import TYPE_CHECKING, Any
 
+from ravenxterm_lab.tables import Card, Displayed, Table
 from ravenxterm_lab.units import format_seconds
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _SHOWN = 20
 _CELL = 60
 
 
-class QueryResult:
+class QueryResult(Displayed):
     """What a query returned. Iterating yields rows as tuples of Python values.
 
     Parameters
@@ -128,55 +128,16 @@ class QueryResult:
         shown = f", the first {_SHOWN} shown" if self.rows > _SHOWN else ""
         return f"{rows}{shown} · {format_seconds(self.elapsed)}"
 
-    def __repr__(self) -> str:
+    def _card(self) -> Card:
         if not self.rows:
-            return f"No rows ({', '.join(self.columns)}) · {format_seconds(self.elapsed)}"
-        cells = [self.columns, *([_text(cell) for cell in row] for row in self._head(_SHOWN))]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in cells
-        ]
-        lines.insert(1, "  ".join("-" * width for width in widths))
-        return "\n".join([*lines, self._caption])
-
-    def _repr_mimebundle_(
-        self,
-        include: object = None,  # noqa: ARG002 - the signature is Jupyter's
-        exclude: object = None,  # noqa: ARG002 - the signature is Jupyter's
-    ) -> dict[str, str]:
-        return {"text/plain": repr(self), "text/html": self._html()}
-
-    def _html(self) -> str:
-        style = (
-            "font-size:var(--jp-ui-font-size1);color:var(--jp-ui-font-color1);"
-            "border-color:var(--jp-border-color2)"
-        )
-        muted = "color:var(--jp-ui-font-color2);font-size:var(--jp-ui-font-size1)"
-        if not self.rows:
-            names = html.escape(", ".join(self.columns))
-            return f'<p style="{muted}">No rows ({names}) · {format_seconds(self.elapsed)}</p>'
+            empty = f"No rows ({', '.join(self.columns)}) · {format_seconds(self.elapsed)}"
+            return Card("", empty)
+        rows = [[_text(cell) for cell in row] for row in self._head(_SHOWN)]
         numeric = [_is_number(column.type) for column in self._table.columns]
-        head = "".join(
-            f'<th scope="col" style="text-align:{"right" if right else "left"}" '
-            f'title="{html.escape(kind)}">{html.escape(name)}</th>'
-            for name, kind, right in zip(self.columns, self.types, numeric, strict=True)
-        )
-        body = "".join(
-            "<tr>"
-            + "".join(
-                f'<td style="text-align:{"right" if right else "left"}">'
-                f"{html.escape(_text(cell))}</td>"
-                for cell, right in zip(row, numeric, strict=True)
-            )
-            + "</tr>"
-            for row in self._head(_SHOWN)
-        )
-        return (
-            f'<div style="overflow-x:auto"><table style="{style}"><caption style="{muted};'
-            f'caption-side:bottom;text-align:left">{html.escape(self._caption)}</caption>'
-            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-        )
+        return Card("", self._caption, [Table(self.columns, rows, numeric)])
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def _text(value: object) -> str:

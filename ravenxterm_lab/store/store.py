@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.store.daemon import Daemon
+from ravenxterm_lab.store.database import DATABASE
 from ravenxterm_lab.store.ingest import Ingester
 from ravenxterm_lab.store.reading import open_reader, run_query
 from ravenxterm_lab.store.recorder import Recorder
@@ -296,6 +297,11 @@ class Store:
     def path(self) -> Path:
         """The directory of the store."""
         return self._directory
+
+    @property
+    def database(self) -> Path:
+        """The DuckDB file; it appears when something is first moved into it."""
+        return self._directory / DATABASE
 
     @property
     def problems(self) -> list[str]:

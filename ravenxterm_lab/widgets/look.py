@@ -5,8 +5,9 @@ from __future__ import annotations
 import html
 
 from ravenxterm_lab.plots.theme import COLOURS
+from ravenxterm_lab.tables import printable
 
-__all__ = ["PART_COLOURS", "STYLE", "escape", "note", "printable", "status", "table"]
+__all__ = ["PART_COLOURS", "STYLE", "escape", "note", "status", "table"]
 
 #: The colours of a score's parts, the same as in ``plots.ranking``.
 PART_COLOURS = dict(zip(("quality", "latency", "memory"), COLOURS, strict=False))
@@ -61,21 +62,9 @@ STYLE = (
 )
 
 
-def printable(text: object, *, lines: bool = False) -> str:
-    """Return text in which nothing can forge what is beside it.
-
-    What is not printable, such as a mark that turns the direction of writing, becomes a
-    replacement character; ``lines`` keeps line ends and tabs.
-    """
-    kept = "\n\t" if lines else ""
-    return "".join(
-        c if c.isprintable() or c in kept else "\N{REPLACEMENT CHARACTER}" for c in str(text)
-    )
-
-
 def escape(text: object, *, lines: bool = False) -> str:
     """Return printable text that is safe inside HTML, in an attribute too."""
-    return html.escape(printable(text, lines=lines))
+    return html.escape(printable(text, keep="\n\t" if lines else ""))
 
 
 def status(text: str, *, error: bool = False) -> str:

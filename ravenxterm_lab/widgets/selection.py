@@ -10,8 +10,9 @@ import ipywidgets as widgets
 
 from ravenxterm_lab.exceptions import RavenXTermError, RequirementError
 from ravenxterm_lab.requirements import TaskRequirements
+from ravenxterm_lab.tables import printable
 from ravenxterm_lab.widgets.execution import RunPanel
-from ravenxterm_lab.widgets.look import escape, note, printable, status
+from ravenxterm_lab.widgets.look import escape, note, status
 from ravenxterm_lab.widgets.panel import Panel
 from ravenxterm_lab.widgets.ranking import ranking_html, ranking_summary
 

@@ -268,7 +268,7 @@ def test_a_result_shows_itself_as_text_and_escaped_html(store):
     result = store.sql('SELECT model AS "<b>", latency FROM executions')
     bundle = result._repr_mimebundle_()
     assert "30 rows, the first 20 shown" in bundle["text/plain"]
-    assert len(bundle["text/plain"].splitlines()) == 23
+    assert len(bundle["text/plain"].splitlines()) == 22
     assert "<script>" not in bundle["text/html"]
     assert "<b>" not in bundle["text/html"]
     assert bundle["text/html"].count("<tr>") == 21
