@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -44,3 +45,11 @@ def shared_data() -> Path:
     if not directory.is_dir():
         pytest.skip("the measured data is not beside this checkout")
     return directory
+
+
+@pytest.fixture(scope="session")
+def files() -> ModuleType:
+    """Return the writers of small real model files."""
+    import model_files
+
+    return model_files

@@ -110,29 +110,26 @@ def _reject_by_kind(model: ModelMetadata, wanted: TaskRequirements) -> Rejection
             {"model_types": [*(t.value for t in wanted.model_types), model.model_type.value]},
             f"allow {model.model_type.value} in model_types",
         )
-    if wanted.quantizations:
-        allowed = {name.lower() for name in wanted.quantizations}
-        mine = model.quantization or ""
-        if mine.lower() not in allowed:
-            return Rejection(
-                model,
-                "quantizations",
-                f"its quantization is {mine or 'not known'}",
-                {"quantizations": [*wanted.quantizations, mine]} if mine else {},
-                f"allow {mine} in quantizations" if mine else "",
-            )
-    if wanted.license:
-        allowed = {name.lower() for name in wanted.license}
-        mine = model.license or ""
-        if mine.lower() not in allowed:
-            return Rejection(
-                model,
-                "license",
-                f"its license is {mine or 'not stated in its files'}",
-                {"license": [*wanted.license, mine]} if mine else {},
-                f"allow {mine} in license" if mine else "",
-            )
-    return None
+    return _reject_unlisted(
+        model, "quantizations", wanted.quantizations, model.quantization, "not known"
+    ) or _reject_unlisted(
+        model, "license", wanted.license, model.license, "not stated in its files"
+    )
+
+
+def _reject_unlisted(
+    model: ModelMetadata, key: str, allowed: tuple[str, ...] | None, mine: str | None, unknown: str
+) -> Rejection | None:
+    if not allowed or (mine or "").lower() in {name.lower() for name in allowed}:
+        return None
+    what = key.removesuffix("s")
+    return Rejection(
+        model,
+        key,
+        f"its {what} is {mine or unknown}",
+        {key: [*allowed, mine]} if mine else {},
+        f"allow {mine} in {key}" if mine else "",
+    )
 
 
 def _reject_by_size(model: ModelMetadata, wanted: TaskRequirements) -> Rejection | None:

@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import ModuleType
-
-
-def _load() -> ModuleType:
-    # The script that takes pictures imports it by its plain name, so the tests load it by path.
-    name = "ravenxterm_tests_jupyter_pages"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            name, Path(__file__).parent / "jupyter_pages.py"
-        )
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +19,8 @@ def pages() -> ModuleType:
     for package, extra in (("jupyterlab", "lab"), ("playwright", "test")):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f'{package} is absent: pip install "ravenxterm-lab[{extra}]"')
-    module = _load()
+    import jupyter_pages as module
+
     if not module.CHROMIUM.exists():
         pytest.skip(f"{module.CHROMIUM} is absent: install Debian's chromium")
     return module

@@ -183,7 +183,7 @@ class LabPage:
         self._server = server
         self._context = browser.new_context(viewport={"width": width, "height": height})
         self.page: Page = self._context.new_page()
-        self.page.set_default_timeout(60_000)
+        self.page.set_default_timeout(120_000)
         self.page.route("**/*", self._guard)
         self.page.on("websocket", self._guard_socket)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -211,10 +211,10 @@ class LabPage:
         # The indicator says "idle" before there is a session, so the session itself is asked.
         self.page.wait_for_function(
             f"{_SESSION}?.isReady && {_SESSION}.session?.kernel?.status === 'idle'",
-            timeout=90_000,
+            timeout=180_000,
         )
 
-    def run_all(self, *, timeout: float = 120) -> None:
+    def run_all(self, *, timeout: float = 240) -> None:
         """Run all cells and wait until each has its number and the kernel is idle."""
         self.page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
         self.page.wait_for_function(
