@@ -18,8 +18,10 @@ SPEED_HALF_LIFE_DAYS = 14.0
 #: The recorded ``failure`` of a run that the person stopped: no evidence about the model.
 INTERRUPTED = "interrupted"
 
-# Quality belongs to the model, so it is not tied to the hardware; speed, memory and failures are.
-# A thumb up or down arrives late and simply joins by execution; the latest one counts.
+# One query, since each opens the store anew. Quality belongs to the model, so it is not tied to the
+# hardware; speed, memory and failures are. A thumb up or down arrives late and simply joins by
+# execution; the latest one counts. Memory depends on the engine's settings (the context above
+# all), so a peak holds for them only.
 _EVIDENCE_SQL = """
 WITH judged AS (
     SELECT execution, arg_max(quality, ts) AS quality FROM feedback GROUP BY execution
@@ -39,39 +41,36 @@ WITH judged AS (
     FROM executions e
     LEFT JOIN judged j ON j.execution = e.session || ':' || e.seq
     WHERE e.task IS NOT NULL AND coalesce(e.extra->>'failure', '') <> $interrupted
+), cells AS (
+    SELECT
+        model_key,
+        task,
+        count(*) FILTER (here) AS runs,
+        count(*) FILTER (here AND success) AS succeeded,
+        count(*) FILTER (here AND NOT success) AS failed,
+        count(quality) AS quality_n,
+        avg(quality) AS quality_mean,
+        sum(weight) FILTER (here AND ln_speed IS NOT NULL) AS speed_n,
+        sum(weight * ln_speed) FILTER (here AND ln_speed IS NOT NULL)
+            / sum(weight) FILTER (here AND ln_speed IS NOT NULL) AS speed_mean,
+        count(ln_work) AS work_n,
+        avg(ln_work) AS work_mean,
+        avg(first_token) FILTER (here) AS first_token_mean
+    FROM runs
+    GROUP BY model_key, task
+), peaks AS (
+    SELECT coalesce(fingerprint, model) AS model_key, coalesce(settings, '') AS settings,
+           max(peak_memory) AS peak
+    FROM executions
+    WHERE success AND peak_memory > 0 AND coalesce(hardware, $hardware) = $hardware
+    GROUP BY ALL
+), waits AS (
+    SELECT coalesce(fingerprint, model) AS model_key, median(seconds) AS load_seconds
+    FROM loads
+    WHERE success AND seconds IS NOT NULL AND coalesce(hardware, $hardware) = $hardware
+    GROUP BY model_key
 )
-SELECT
-    model_key,
-    task,
-    count(*) FILTER (here) AS runs,
-    count(*) FILTER (here AND success) AS succeeded,
-    count(*) FILTER (here AND NOT success) AS failed,
-    count(quality) AS quality_n,
-    avg(quality) AS quality_mean,
-    sum(weight) FILTER (here AND ln_speed IS NOT NULL) AS speed_n,
-    sum(weight * ln_speed) FILTER (here AND ln_speed IS NOT NULL)
-        / sum(weight) FILTER (here AND ln_speed IS NOT NULL) AS speed_mean,
-    count(ln_work) AS work_n,
-    avg(ln_work) AS work_mean,
-    avg(first_token) FILTER (here) AS first_token_mean
-FROM runs
-GROUP BY model_key, task
-"""
-
-# Memory depends on the engine's settings (the context above all), so a peak holds for them only.
-_PEAKS_SQL = """
-SELECT coalesce(fingerprint, model) AS model_key, coalesce(settings, '') AS settings,
-       max(peak_memory) AS peak
-FROM executions
-WHERE success AND peak_memory > 0 AND coalesce(hardware, $hardware) = $hardware
-GROUP BY ALL
-"""
-
-_LOADS_SQL = """
-SELECT coalesce(fingerprint, model) AS model_key, median(seconds) AS seconds, count(*) AS n
-FROM loads
-WHERE success AND seconds IS NOT NULL AND coalesce(hardware, $hardware) = $hardware
-GROUP BY model_key
+FROM cells UNION ALL BY NAME FROM peaks UNION ALL BY NAME FROM waits
 """
 
 
@@ -146,27 +145,42 @@ class Evidence:
                 "interrupted": INTERRUPTED,
             },
         ).fetchall()
-        cells = {}
-        for key, task, runs, ok, failed, qn, qm, sn, sm, wn, wm, first in rows:
-            cells[key, task] = CellEvidence(
-                runs=runs,
-                succeeded=ok,
-                failed=failed,
-                quality_n=float(qn or 0),
-                quality_mean=qm,
-                speed_n=float(sn or 0),
-                speed_mean=sm,
-                work_n=float(wn or 0),
-                work_mean=wm,
-                first_token_mean=first,
-            )
-        loads = store.sql(_LOADS_SQL, {"hardware": hardware}).fetchall()
-        peaks = store.sql(_PEAKS_SQL, {"hardware": hardware}).fetchall()
-        return cls(
-            cells,
-            {(key, settings): peak for key, settings, peak in peaks},
-            {key: seconds for key, seconds, _ in loads},
-        )
+        cells, peaks, waits = {}, {}, {}
+        for (
+            key,
+            task,
+            runs,
+            ok,
+            failed,
+            qn,
+            qm,
+            sn,
+            sm,
+            wn,
+            wm,
+            first,
+            settings,
+            peak,
+            wait,
+        ) in rows:
+            if peak is not None:
+                peaks[key, settings] = peak
+            elif wait is not None:
+                waits[key] = wait
+            else:
+                cells[key, task] = CellEvidence(
+                    runs=runs,
+                    succeeded=ok,
+                    failed=failed,
+                    quality_n=float(qn or 0),
+                    quality_mean=qm,
+                    speed_n=float(sn or 0),
+                    speed_mean=sm,
+                    work_n=float(wn or 0),
+                    work_mean=wm,
+                    first_token_mean=first,
+                )
+        return cls(cells, peaks, waits)
 
     def cell(self, key: str, task: str) -> CellEvidence:
         """Return the statistics of one cell; empty ones when it was never run."""
