@@ -60,6 +60,13 @@ def format_seconds(seconds: float | None) -> str:
 def format_rate(per_second: float | None, unit: str = "tok") -> str:
     """Format a rate given per second.
 
+    Parameters
+    ----------
+    per_second : float or None
+        The rate; None is "not measured".
+    unit : str
+        Of what, such as ``"tok"`` or ``"items"``.
+
     Examples
     --------
     >>> format_rate(79.31), format_rate(3.5), format_rate(None)

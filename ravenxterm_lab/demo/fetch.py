@@ -268,7 +268,15 @@ _PIP_DOWNLOAD = (
 
 
 def missing(directory: Path, models: Sequence[DemoModel] = DEMO_MODELS) -> tuple[DemoModel, ...]:
-    """Return the models of which a file is not there, or not of its size."""
+    """Return the models of which a file is not there, or not of its size.
+
+    Parameters
+    ----------
+    directory : Path
+        Where they would be.
+    models : sequence of DemoModel
+        Which are looked for.
+    """
     return tuple(
         model
         for model in models

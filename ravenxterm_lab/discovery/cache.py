@@ -45,7 +45,17 @@ class ScanCache:
             del self._entries[key]
 
     def get(self, key: Hashable, signature: Hashable, compute: Callable[[], _T]) -> _T:
-        """Return the remembered result of an equal signature, else compute and remember it."""
+        """Return the remembered result of an equal signature, else compute and remember it.
+
+        Parameters
+        ----------
+        key : hashable
+            What the result is of, such as a path.
+        signature : hashable
+            What it depends on, such as size and modification time.
+        compute : callable
+            Makes the result.
+        """
         self._seen.add(key)
         known = self._entries.get(key)
         if known is not None and known[0] == signature:

@@ -163,6 +163,15 @@ class ModelManager(Displayed):
     ) -> Recommendations:
         """Rank the models for a task, best first, with reasons; nothing is run or recorded.
 
+        Parameters
+        ----------
+        task_type : str
+            Such as ``"text_generation"``; Hugging Face spellings are accepted.
+        requirements : mapping or TaskRequirements, optional
+            Hard constraints.
+        top_k : int, optional
+            At most this many; the rejected ones are kept all the same.
+
         Raises
         ------
         RequirementError
@@ -177,7 +186,14 @@ class ModelManager(Displayed):
         task_type: str,
         requirements: Mapping[str, Any] | TaskRequirements | None = None,
     ) -> ModelMetadata:
-        """Choose the best model for a task.
+        """Choose the best model for a task, and record the decision.
+
+        Parameters
+        ----------
+        task_type : str
+            Such as ``"text_generation"``.
+        requirements : mapping or TaskRequirements, optional
+            Hard constraints.
 
         Raises
         ------
@@ -255,6 +271,13 @@ class ModelManager(Displayed):
 
     def track(self, model: ModelMetadata | str, *, task_type: str | None = None) -> TrackedRun:
         """Measure a block of your own code and record it as an execution of ``model``.
+
+        Parameters
+        ----------
+        model : ModelMetadata or str
+            A name that is not registered is marked as external.
+        task_type : str, optional
+            By default the first task of a registered model.
 
         Examples
         --------

@@ -104,7 +104,15 @@ class Workbench:
         )
 
     def record(self, table: str, **fields: Any) -> ExecutionId | None:
-        """Record an event; a store that fails becomes a message, and the work goes on."""
+        """Record an event; a store that fails becomes a message, and the work goes on.
+
+        Parameters
+        ----------
+        table : str
+            As ``Store.record`` takes it.
+        **fields
+            Values by column.
+        """
         try:
             return self.store.record(table, **fields)
         except StoreError as error:
@@ -113,6 +121,13 @@ class Workbench:
 
     def record_execution(self, *, metrics: Mapping[str, Any], **context: Any) -> ExecutionId | None:
         """Record an execution; a store that fails becomes a message, and the work goes on.
+
+        Parameters
+        ----------
+        metrics : mapping
+            As ``Store.record_execution`` takes them.
+        **context
+            Its other arguments: model, fingerprint, task, and so on.
 
         Raises
         ------

@@ -143,7 +143,15 @@ class Reader(ABC):
 
     @abstractmethod
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Say whether a file with these first bytes is of this format."""
+        """Say whether a file with these first bytes is of this format.
+
+        Parameters
+        ----------
+        path : Path
+            For formats that only a suffix tells apart.
+        head : bytes
+            The first bytes of the file.
+        """
 
     @abstractmethod
     def parse(self, window: FileWindow) -> FileFacts:

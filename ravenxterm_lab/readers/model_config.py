@@ -164,6 +164,13 @@ def with_config(facts: FileFacts, config: ModelConfig) -> FileFacts:
     """Return the facts of a file, completed by what lies beside it.
 
     A GGUF file describes itself; of its neighbours only the license is taken.
+
+    Parameters
+    ----------
+    facts : FileFacts
+        As the file's header states them.
+    config : ModelConfig
+        What ``config.json`` and the model card beside it say.
     """
     license_name = facts.license or config.license
     if facts.model_type is ModelType.GGUF:

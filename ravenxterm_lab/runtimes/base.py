@@ -375,6 +375,13 @@ class Runtime(ABC):
     def load(self, model: ModelMetadata, options: LoadOptions | None = None) -> LoadedModel:
         """Load a model.
 
+        Parameters
+        ----------
+        model : ModelMetadata
+            What to load.
+        options : LoadOptions, optional
+            How; what is left open is resolved as ``resolve`` does.
+
         Raises
         ------
         RequirementError
@@ -389,6 +396,13 @@ class Runtime(ABC):
 
     def resolve(self, model: ModelMetadata, options: LoadOptions) -> LoadOptions:
         """Return the options with every automatic choice made for this model.
+
+        Parameters
+        ----------
+        model : ModelMetadata
+            Whose trained context bounds the choice.
+        options : LoadOptions
+            What was asked for.
 
         Raises
         ------
@@ -406,6 +420,13 @@ class Runtime(ABC):
 
     def check_task(self, model: ModelMetadata, task: str) -> str:
         """Return our name for a task that this runtime can run with this model.
+
+        Parameters
+        ----------
+        model : ModelMetadata
+            Which states the tasks that it is for.
+        task : str
+            Our name or the Hugging Face spelling.
 
         Raises
         ------

@@ -76,6 +76,17 @@ def reject_by_facts(
     """Return why facts about the model rule it out, or None.
 
     The order matters: what cannot be changed comes before what a requirement could relax.
+
+    Parameters
+    ----------
+    model : ModelMetadata
+        The candidate.
+    wanted : TaskRequirements
+        What is asked.
+    memory : MemoryEstimate
+        What loading it would take (bytes).
+    machine : Machine
+        Devices and memory (bytes).
     """
     return (
         _reject_unusable(model, wanted)

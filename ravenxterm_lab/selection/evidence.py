@@ -183,7 +183,15 @@ class Evidence:
         return cls(cells, peaks, waits)
 
     def cell(self, key: str, task: str) -> CellEvidence:
-        """Return the statistics of one cell; empty ones when it was never run."""
+        """Return the statistics of one cell; empty ones when it was never run.
+
+        Parameters
+        ----------
+        key : str
+            Fingerprint of the model, or its name without one.
+        task : str
+            Normalised task name.
+        """
         return self.cells.get((key, task), CellEvidence())
 
     def of_model(self, key: str) -> Iterator[CellEvidence]:
