@@ -28,6 +28,7 @@ KV_TYPE_BYTES = {
     "q5_0": 22 / 32,
     "q4_1": 20 / 32,
     "q4_0": 18 / 32,
+    "iq4_nl": 18 / 32,
 }
 #: llama.cpp pads the number of cells to this (llama-context.cpp, GGML_PAD(n_ctx, 256)).
 CELL_PADDING = 256
@@ -142,7 +143,7 @@ def kv_cache_bytes(
     context_length : int
         Tokens.
     kv_type : str
-        One of ``f32 f16 bf16 q8_0 q5_1 q5_0 q4_1 q4_0``, for keys and values alike.
+        One of ``f32 f16 bf16 q8_0 q5_1 q5_0 q4_1 q4_0 iq4_nl``, for keys and values alike.
     micro_batch : int
         Tokens that are computed at once (``n_ubatch``).
     sequences : int
