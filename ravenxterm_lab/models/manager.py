@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import weakref
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.exceptions import PreferenceError
 from ravenxterm_lab.metadata import ModelMetadata
 from ravenxterm_lab.models.history import PerformanceHistory, read_history
-from ravenxterm_lab.models.loading import estimate_load, record_load
 from ravenxterm_lab.models.recording import record_feedback, record_metrics
 from ravenxterm_lab.models.registry import ModelRegistry, ScanReport
 from ravenxterm_lab.models.running import (
@@ -30,7 +27,6 @@ from ravenxterm_lab.models.status import (
 from ravenxterm_lab.models.workbench import Workbench
 from ravenxterm_lab.preferences import UserPreferences
 from ravenxterm_lab.requirements import TaskRequirements
-from ravenxterm_lab.runtimes import ModelPool
 from ravenxterm_lab.tables import Card, Displayed
 from ravenxterm_lab.units import format_bytes
 
@@ -39,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ravenxterm_lab.models.messages import MessageLog
+    from ravenxterm_lab.runtimes import ModelPool
     from ravenxterm_lab.selection import Recommendations, WhyNot
     from ravenxterm_lab.store import ExecutionId, QueryResult, Store
 
@@ -84,16 +81,12 @@ class ModelManager(Displayed):
             models_dir, preferences=self._preferences, workbench=self._bench
         )
         self.selector = AdaptiveModelSelector(self._preferences, seed=seed, workbench=self._bench)
-        self.selector.resident = self._resident
-        # The pool's threads must not keep a forgotten manager, and its models, alive.
-        me = weakref.ref(self)
-        self.pool = ModelPool(
-            budget=lambda: manager._load_budget() if (manager := me()) else 0,
-            estimate=partial(estimate_load, self._bench),
-            keep_alive=lambda: manager.preferences.keep_alive_seconds if (manager := me()) else 0.0,
-            on_load=partial(record_load, self._bench),
-        )
-        weakref.finalize(self, self.pool.close)
+        self._bench.preferences = self._preferences
+
+    @property
+    def pool(self) -> ModelPool:
+        """The loaded models; one pool, and one budget, for all managers of this home here."""
+        return self._bench.pool
 
     # -- preferences -------------------------------------------------------------------------
 
@@ -120,7 +113,7 @@ class ModelManager(Displayed):
         difference = self._preferences.diff(updated)
         self._preferences = updated
         self.registry.use_preferences(updated)
-        self.selector.preferences = updated
+        self.selector.preferences = self._bench.preferences = updated
         for name, (old, new) in difference.items():
             self._bench.record("preference_changes", field=name, old=old, new=new)
         try:
@@ -394,7 +387,7 @@ class ModelManager(Displayed):
 
     def get_resource_usage(self) -> ResourceUsage:
         """Return what is loaded, the bytes that each really holds, budget, headroom, live load."""
-        return read_usage(self._bench, self.pool, self._preferences)
+        return read_usage(self._bench)
 
     def get_system_status(self) -> SystemStatus:
         """Return the state of models, runtimes, hardware, memory, store and messages."""
@@ -436,15 +429,3 @@ class ModelManager(Displayed):
 
     def __repr__(self) -> str:
         return f"<ModelManager: {self.registry!r}, home {self._bench.paths.home}>"
-
-    # -- what the pool asks and tells ----------------------------------------------------------
-
-    def _resident(self) -> tuple[frozenset[str], int]:
-        loaded = self.pool.resident()
-        idle = sum(item.memory.anonymous_bytes for item in loaded if not item.in_use)
-        return frozenset(item.model.name for item in loaded), idle
-
-    def _load_budget(self) -> int:
-        machine = self._bench.machine(self._preferences)
-        held = sum(item.memory.anonymous_bytes for item in self.pool.resident())
-        return min(machine.budget, machine.available + held)

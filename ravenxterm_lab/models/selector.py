@@ -32,7 +32,6 @@ from ravenxterm_lab.selection import (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
 
 __all__ = ["AdaptiveModelSelector", "Selection"]
 
@@ -89,8 +88,6 @@ class AdaptiveModelSelector:
         self.preferences = preferences or UserPreferences.get_defaults()
         self._bench = workbench or Workbench.shared(home)
         self._rng = np.random.default_rng(seed)
-        #: Set by the manager: names of the models that are loaded now, and idle bytes.
-        self.resident: Callable[[], tuple[frozenset[str], int]] = lambda: (frozenset(), 0)
         self._last: Recommendations | None = None
 
     def get_recommended_models(
@@ -190,7 +187,7 @@ class AdaptiveModelSelector:
     ) -> tuple[Recommendations, dict[str, LoadOptions]]:
         task = wanted.task_type or _common_task(models)
         evidence = self._evidence()
-        loaded, reclaimable = self.resident()
+        loaded, reclaimable = self._bench.resident()
         machine = self._bench.machine(self.preferences, reclaimable=reclaimable)
         options = {model.name: self._options(model, wanted, machine) for model in models}
         memory = {

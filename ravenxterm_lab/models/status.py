@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from ravenxterm_lab.metadata import ModelMetadata
     from ravenxterm_lab.models.messages import Message
     from ravenxterm_lab.models.workbench import Workbench
-    from ravenxterm_lab.preferences import UserPreferences
-    from ravenxterm_lab.runtimes import ModelPool, Resident
+    from ravenxterm_lab.runtimes import Resident
     from ravenxterm_lab.store import StoreInfo
 
 __all__ = ["ResourceUsage", "SystemStatus", "directory_bytes", "read_status", "read_usage"]
@@ -134,10 +133,10 @@ class SystemStatus(Displayed):
         return Card("RavenXTerm Lab", "", tables)
 
 
-def read_usage(bench: Workbench, pool: ModelPool, preferences: UserPreferences) -> ResourceUsage:
+def read_usage(bench: Workbench) -> ResourceUsage:
     """Measure what the loaded models hold and what is left (bytes)."""
-    loaded = pool.resident()
-    machine = bench.machine(preferences)
+    loaded = bench.pool.resident()
+    machine = bench.machine(bench.preferences)
     used = sum(item.memory.total for item in loaded)
     return ResourceUsage(
         loaded=tuple(loaded),

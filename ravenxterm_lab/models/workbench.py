@@ -1,17 +1,19 @@
-"""What registry, selector and manager share in one process: store, hardware, runtimes, messages."""
+"""What registry, selector and manager share in one process: store, hardware, runtimes, pool."""
 
 from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ravenxterm_lab.config import Paths, paths
 from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.hardware import HardwareProfile
+from ravenxterm_lab.models.loading import estimate_load, record_load
 from ravenxterm_lab.models.messages import MessageLog
-from ravenxterm_lab.runtimes import Runtime, discover_runtimes
+from ravenxterm_lab.preferences import UserPreferences
+from ravenxterm_lab.runtimes import ModelPool, Runtime, discover_runtimes
 from ravenxterm_lab.selection import Machine
 from ravenxterm_lab.store import ExecutionId, Store
 
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-
-    from ravenxterm_lab.preferences import UserPreferences
 
 __all__ = ["Workbench"]
 
@@ -53,6 +53,8 @@ class Workbench:
         self.paths: Paths = paths(home)
         self.store = Store(self.paths.store)
         self.messages = MessageLog(self.store)
+        #: In force in this process: the pool's budget and keep-alive follow them.
+        self.preferences = UserPreferences.get_defaults()
         if hardware is not None:
             self.hardware = hardware
         if runtimes is not None:
@@ -83,6 +85,27 @@ class Workbench:
     def runtime(self, name: str) -> Runtime:
         """Return an installed runtime by its name."""
         return next(runtime for runtime in self.runtimes if runtime.name == name)
+
+    @cached_property
+    def pool(self) -> ModelPool:
+        """The models that are loaded in this process, within one budget."""
+        return ModelPool(
+            budget=self._load_budget,
+            estimate=partial(estimate_load, self),
+            keep_alive=lambda: self.preferences.keep_alive_seconds,
+            on_load=partial(record_load, self),
+        )
+
+    def resident(self) -> tuple[frozenset[str], int]:
+        """Return the names of the loaded models, and the bytes that unloading idle ones frees."""
+        loaded = self.pool.resident()
+        idle = sum(item.memory.anonymous_bytes for item in loaded if not item.in_use)
+        return frozenset(item.model.name for item in loaded), idle
+
+    def _load_budget(self) -> int:
+        machine = self.machine(self.preferences)
+        held = sum(item.memory.anonymous_bytes for item in self.pool.resident())
+        return min(machine.budget, machine.available + held)
 
     def machine(self, preferences: UserPreferences, *, reclaimable: int = 0) -> Machine:
         """Return what the constraint filter needs to know of the hardware now.

@@ -58,6 +58,15 @@ def test_the_second_run_finds_the_model_resident(manager: ModelManager) -> None:
     assert "Q4_1" in str(manager.get_system_status())
 
 
+def test_two_managers_share_what_is_loaded(manager: ModelManager, real_models: Path) -> None:
+    """A model that one manager loaded is warm for another of the same home and process."""
+    wanted = {"quantizations": ["Q4_1"]}
+    manager.run("text_generation", QUESTION, wanted, parameters=SHORT)
+    other = ModelManager(real_models, workbench=manager._bench)
+    assert not other.run("text_generation", QUESTION, wanted, parameters=SHORT).cold
+    assert len(other.get_resource_usage().loaded) == 1
+
+
 def test_cleanup_gives_the_memory_back(manager: ModelManager) -> None:
     """cleanup_resources returns at least what the loaded model held, and nothing stays loaded."""
     manager.run("text_generation", QUESTION, parameters=SHORT)
