@@ -56,12 +56,12 @@ def pool(hidden: Array, mask: Array) -> Array:
     """
     import numpy as np
 
-    pooled = hidden.astype(np.float32, copy=False)
+    pooled: Any = hidden.astype(np.float32, copy=False)
     if pooled.ndim == 3:
         weights = mask[:, :, None].astype(np.float32)
         pooled = (pooled * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1e-9)
     length = np.linalg.norm(pooled, axis=1, keepdims=True)
-    unit: Array = pooled / np.maximum(length, 1e-12)
+    unit: Array = (pooled / np.maximum(length, 1e-12)).astype(np.float32, copy=False)
     return unit
 
 
