@@ -102,9 +102,12 @@ def as_text_request(inputs: Any, parameters: Mapping[str, Any] | None) -> TextRe
     for key, kind in (("raw", bool), ("system", str)):
         if values[key] is not None and not isinstance(values[key], kind):
             raise RequirementError(f"{key} must be a {kind.__name__}, got {values[key]!r}.")
-    stop = (values["stop"],) if isinstance(values["stop"], str) else tuple(values["stop"])
-    if not all(isinstance(text, str) and text for text in stop):
+    stop = (values["stop"],) if isinstance(values["stop"], str) else values["stop"]
+    if not isinstance(stop, Sequence) or not all(isinstance(text, str) and text for text in stop):
         raise RequirementError(f"stop must be texts that are not empty, got {values['stop']!r}.")
+    stop = tuple(_encodable("stop", text) for text in stop)
+    if values["system"] is not None:
+        _encodable("system", values["system"])
     prompts, many = _prompts(inputs)
     if values["raw"] and (values["system"] or not all(isinstance(p, str) for p in prompts)):
         raise RequirementError(
@@ -120,12 +123,12 @@ def as_texts(task: str, inputs: Any) -> tuple[list[str], bool]:
     Raises
     ------
     RequirementError
-        If it is neither, or an empty list.
+        If it is neither, or an empty list, or a text is no valid Unicode.
     """
     if isinstance(inputs, str):
-        return [inputs], False
+        return [_encodable("The input", inputs)], False
     if isinstance(inputs, Sequence) and inputs and all(isinstance(text, str) for text in inputs):
-        return list(inputs), True
+        return [_encodable("The input", text) for text in inputs], True
     raise RequirementError(
         f"{task} takes a text or a list of texts that is not empty, got {_short(inputs)}."
     )
@@ -194,6 +197,11 @@ def no_parameters(task: str, parameters: Mapping[str, Any] | None) -> None:
 def _known(
     parameters: Mapping[str, Any] | None, known: Mapping[str, Any], task: str
 ) -> dict[str, Any]:
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise RequirementError(
+            f"The parameters must be a mapping such as {{'max_tokens': 64}}, "
+            f"got {_short(parameters)}."
+        )
     given = dict(parameters or {})
     for key in given:
         if key not in known:
@@ -219,7 +227,17 @@ def _message(item: Any) -> dict[str, str]:
         raise RequirementError(f"Unknown role {role!r}.{did_you_mean(str(role), _ROLES)}")
     if not isinstance(content, str):
         raise RequirementError(f"A message's content must be a text, got {_short(content)}.")
-    return {"role": role, "content": content}
+    return {"role": role, "content": _encodable("A message's content", content)}
+
+
+def _encodable(what: str, text: str) -> str:
+    # Refused here: an engine's own refusal would be held against every model in turn.
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise RequirementError(
+            f"{what} holds a lone surrogate, which is no valid Unicode text, got {_short(text)}. "
+            "Decode the text again, with errors='replace'."
+        )
+    return text
 
 
 def _whole(name: str, value: Any, least: int) -> None:

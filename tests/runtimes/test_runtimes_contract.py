@@ -83,11 +83,17 @@ def test_bad_options_are_refused(values: dict[str, Any], message: str) -> None:
         (b"x", {}, "text or a list"),
         (None, {}, "text or a list"),
         ("x", {"temprature": 1}, "Did you mean 'temperature'"),
+        ("x", [], "parameters must be a mapping"),
+        ("x", "max_tokens", "parameters must be a mapping"),
+        ("x", {"stop": 1}, "stop"),
+        ("x", {"stop": "\udfff"}, "stop holds a lone surrogate"),
+        ("x", {"system": "\ud800"}, "system holds a lone surrogate"),
+        ("x\ud800", {}, "input holds a lone surrogate"),
+        (["x", "\udc80"], {}, "input holds a lone surrogate"),
+        ([{"role": "user", "content": "\ud800"}], {}, "content holds a lone surrogate"),
     ],
 )
-def test_bad_text_requests_are_refused(
-    inputs: Any, parameters: dict[str, Any], message: str
-) -> None:
+def test_bad_text_requests_are_refused(inputs: Any, parameters: Any, message: str) -> None:
     """Every bad parameter or input of text_generation is named."""
     with pytest.raises(RequirementError, match=message):
         as_text_request(inputs, parameters)
