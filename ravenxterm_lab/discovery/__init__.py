@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from ravenxterm_lab.exceptions import ConfigurationError, RavenXTermError
 from ravenxterm_lab.readers.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from ravenxterm_lab.config import Paths
     from ravenxterm_lab.metadata import ModelMetadata
@@ -71,8 +72,11 @@ def sources_for(
             LMStudioSource(environment),
             LlamaCppSource(environment),
         ]
-    given = [models_dir] if isinstance(models_dir, (str, os.PathLike)) else list(models_dir)
-    return [_source(one, environment) for one in given]
+    if isinstance(models_dir, (str, os.PathLike)):
+        return [_source(models_dir, environment)]
+    if isinstance(models_dir, (bytes, Mapping)) or not isinstance(models_dir, Iterable):
+        raise _no_path(models_dir)
+    return [_source(one, environment) for one in models_dir]
 
 
 def discover(
@@ -131,10 +135,10 @@ def discover(
     )
 
 
-def _source(given: str | os.PathLike[str], environment: Mapping[str, str]) -> Source:
-    text: object = os.fspath(given)
+def _source(given: object, environment: Mapping[str, str]) -> Source:
+    text: object = os.fspath(given) if isinstance(given, (str, os.PathLike)) else given
     if not isinstance(text, str) or not text.strip() or "\0" in text:
-        raise ConfigurationError(f"models_dir must be a path or several paths, got {given!r}.")
+        raise _no_path(given)
     path = Path(text).expanduser().absolute()
     try:
         if (path / "manifests").is_dir() and (path / "blobs").is_dir():
@@ -146,6 +150,10 @@ def _source(given: str | os.PathLike[str], environment: Mapping[str, str]) -> So
     except OSError:
         pass  # what is wrong with the path is said by the scan, with the reason
     return DirectorySource(path)
+
+
+def _no_path(given: object) -> ConfigurationError:
+    return ConfigurationError(f"models_dir must be a path or several paths, got {given!r}.")
 
 
 def _progress(

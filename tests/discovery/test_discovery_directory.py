@@ -417,8 +417,8 @@ class TestGivenPaths:
         assert list(single.models) == ["b"]
         assert not (tmp_path / "home").exists()
 
-    @pytest.mark.parametrize("given", ["", "  ", "a\0b"])
+    @pytest.mark.parametrize("given", ["", "  ", "a\0b", 5, b"a", [None], [b"a"], {"a": 1}])
     def test_what_is_no_path_is_an_error(self, tmp_path, given):
-        """An empty path or one with a NUL is refused at once."""
+        """An empty path, one with a NUL, and what is no path at all are refused at once."""
         with pytest.raises(ConfigurationError, match="models_dir"):
             sources_for(given, paths(tmp_path))
