@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.exceptions import QueryError, StoreError
@@ -20,7 +21,7 @@ from ravenxterm_lab.store.schema import TABLES
 from ravenxterm_lab.store.segments import store_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import duckdb
@@ -177,12 +178,32 @@ def run_query(
         if "duckdb_" in query.lower():
             _copy_comments(connection)
         connection.execute("SET lock_configuration = true")
-        if isinstance(params, (str, bytes)):
-            raise QueryError("params must be a sequence or a mapping, not a string.")
         try:
-            relation = connection.sql(query, params=params)
+            relation = connection.sql(query, params=_bindable(params))
             types = tuple(str(kind) for kind in relation.types)
             table = relation.to_arrow_table()
         except duckdb.Error as error:
             raise QueryError(one_line(error)) from error
     return QueryResult(query, table, types, time.perf_counter() - start)
+
+
+def _bindable(params: object) -> list[object] | dict[str, object] | None:
+    if params is None:
+        return None
+    if isinstance(params, Mapping):
+        return {name: _plain(value) for name, value in params.items()}
+    if isinstance(params, Sequence) and not isinstance(params, (str, bytes, bytearray)):
+        return [_plain(value) for value in params]
+    raise QueryError(
+        f"params must be a sequence or a mapping, such as [0.5] or {{'latency': 0.5}}, "
+        f"got {type(params).__name__}."
+    )
+
+
+def _plain(value: object) -> object:
+    import numpy as np
+
+    # DuckDB binds no NumPy scalar; dates keep their error, as item() may lose their unit.
+    if isinstance(value, np.generic) and value.dtype.kind in "biufU":
+        return value.item()
+    return value

@@ -2,6 +2,7 @@
 
 import datetime as dt
 
+import numpy as np
 import pytest
 
 from ravenxterm_lab.exceptions import QueryError, StoreError
@@ -145,7 +146,11 @@ def test_parameters_are_bound_by_place_and_by_name(filled):
     assert filled.sql(query + "?", ["a"]).fetchall() == [(3,)]
     assert filled.sql(query + "$model", {"model": "b"}).fetchall() == [(1,)]
     assert filled.sql(query + "?", ["' OR 1=1 --"]).fetchall() == [(0,)]
-    for bad in ([], ["a", "b"], {"other": 1}, "a"):
+    assert filled.sql(query + "?", [np.str_("a")]).fetchall() == [(3,)]
+    latest = "SELECT count(*) FROM executions WHERE latency >= $least"
+    for number in (np.int64(2), np.float32(2.0), np.uint8(2)):
+        assert filled.sql(latest, {"least": number}).fetchall() == [(2,)]
+    for bad in ([], ["a", "b"], {"other": 1}, "a", b"a", 5, [object()]):
         with pytest.raises(QueryError):
             filled.sql(query + "?", bad)
 
