@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -345,9 +345,12 @@ def _is_positive_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _models(
-    given: Mapping[str, ModelMetadata] | Sequence[ModelMetadata],
-) -> list[ModelMetadata]:
+def _models(given: object) -> list[ModelMetadata]:
+    if not isinstance(given, Iterable):
+        raise RequirementError(
+            f"available_models must be a list or a mapping of ModelMetadata, such as "
+            f"ModelRegistry.available_models, got {type(given).__name__}."
+        )
     models = list(given.values()) if isinstance(given, Mapping) else list(given)
     for model in models:
         if not isinstance(model, ModelMetadata):

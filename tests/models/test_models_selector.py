@@ -91,8 +91,9 @@ def test_a_mapping_and_top_k_are_accepted(selector: AdaptiveModelSelector) -> No
     for bad in (0, -1, True, 1.5):
         with pytest.raises(RequirementError, match="top_k"):
             selector.get_recommended_models(models, "text_generation", bad)
-    with pytest.raises(RequirementError, match="ModelMetadata"):
-        selector.get_recommended_models(["a"], "text_generation")
+    for bad in (["a"], None, 5, made("a")):
+        with pytest.raises(RequirementError, match="ModelMetadata"):
+            selector.get_recommended_models(bad, "text_generation")
 
 
 @pytest.mark.parametrize(
