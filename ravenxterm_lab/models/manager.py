@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from ravenxterm_lab.exceptions import PreferenceError
+from ravenxterm_lab.exceptions import PreferenceError, RequirementError
 from ravenxterm_lab.metadata import ModelMetadata
 from ravenxterm_lab.models.history import PerformanceHistory, read_history
-from ravenxterm_lab.models.recording import record_feedback, record_metrics
+from ravenxterm_lab.models.recording import check_model, record_feedback, record_metrics
 from ravenxterm_lab.models.registry import ModelRegistry, ScanReport
 from ravenxterm_lab.models.running import (
     RunReport,
@@ -26,7 +26,7 @@ from ravenxterm_lab.models.status import (
 )
 from ravenxterm_lab.models.workbench import Workbench
 from ravenxterm_lab.preferences import UserPreferences
-from ravenxterm_lab.requirements import TaskRequirements
+from ravenxterm_lab.requirements import TaskRequirements, normalize_task
 from ravenxterm_lab.tables import Card, Displayed
 from ravenxterm_lab.units import format_bytes
 
@@ -251,6 +251,9 @@ class ModelManager(Displayed):
             On an unknown task, requirement or parameter, or input of the wrong kind.
         """
         wanted = TaskRequirements.parse(requirements, task_type)
+        if wanted.task_type is None:
+            # Without a task, models of other tasks would be tried, and their failures kept.
+            raise RequirementError("run needs a task_type, such as 'text_generation'.")
         selection = self.selector.select(self.registry.available_models, requirements=wanted)
         return run_selection(
             self._bench,
@@ -272,6 +275,11 @@ class ModelManager(Displayed):
         task_type : str, optional
             By default the first task of a registered model.
 
+        Raises
+        ------
+        RequirementError
+            On an unknown task or what is no model, before the block is run.
+
         Examples
         --------
         >>> import tempfile
@@ -281,6 +289,9 @@ class ModelManager(Displayed):
         >>> manager.sql("SELECT model, tokens_out FROM executions").fetchall()
         [('my-model', 12)]
         """
+        check_model(model)
+        if task_type is not None:
+            normalize_task(task_type)
         return TrackedRun(
             lambda metrics: self.record_execution_metrics(model, metrics, task_type=task_type)
         )
@@ -349,7 +360,10 @@ class ModelManager(Displayed):
         ------
         UnknownModelError
             If the name is neither registered nor recorded; it suggests the nearest.
+        RequirementError
+            If it is neither a name nor a model.
         """
+        check_model(name)
         if isinstance(name, ModelMetadata):
             name = name.name
         return read_history(

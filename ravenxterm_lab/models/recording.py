@@ -14,7 +14,27 @@ if TYPE_CHECKING:
 
     from ravenxterm_lab.models.workbench import Workbench
 
-__all__ = ["record_feedback", "record_metrics"]
+__all__ = ["check_model", "record_feedback", "record_metrics"]
+
+
+def check_model(model: object) -> None:
+    """Refuse what is neither a model nor a name.
+
+    Parameters
+    ----------
+    model : object
+        What the person gave.
+
+    Raises
+    ------
+    RequirementError
+        It says where a None may come from.
+    """
+    if not isinstance(model, (ModelMetadata, str)):
+        raise RequirementError(
+            f"model must be a ModelMetadata or a name, got {model!r}. select_model returns "
+            "None when no model meets the requirements; see manager.messages."
+        )
 
 
 def record_metrics(
@@ -25,11 +45,7 @@ def record_metrics(
     task_type: str | None,
 ) -> ExecutionId | None:
     """Record one execution that happened elsewhere (see ``ModelManager``)."""
-    if not isinstance(model, (ModelMetadata, str)):
-        raise RequirementError(
-            f"model must be a ModelMetadata or a name, got {model!r}. select_model returns "
-            "None when no model meets the requirements; see manager.messages."
-        )
+    check_model(model)
     known = model if isinstance(model, ModelMetadata) else registered.get(model)
     task = normalize_task(task_type) if task_type else None
     if task is None and known is not None and known.task_types:

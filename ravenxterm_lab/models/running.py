@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Self
 
 from ravenxterm_lab.exceptions import (
@@ -310,8 +311,8 @@ class TrackedRun:
         if error is not None:
             metrics.update(success=False, error=f"{type(error).__name__}: {error}")
         tokens = metrics.get("tokens_out")
-        if "throughput" not in metrics and isinstance(tokens, int) and tokens and latency > 0:
-            metrics["throughput"] = tokens / latency
+        if "throughput" not in metrics and isinstance(tokens, Integral) and tokens and latency > 0:
+            metrics["throughput"] = int(tokens) / latency
         try:
             self.execution = self._record(metrics)
         except MetricError:

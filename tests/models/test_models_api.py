@@ -185,12 +185,27 @@ def test_none_for_a_model_explains_where_it_may_come_from(small: ModelManager) -
     """Passing on the None of select_model says so instead of recording it."""
     with pytest.raises(RequirementError, match="select_model"):
         small.record_execution_metrics(None, {"latency": 1.0})
+    with pytest.raises(RequirementError, match="select_model"):
+        small.get_model_performance_history(None)
+
+
+def test_track_refuses_a_bad_task_or_model_before_the_work(small: ModelManager) -> None:
+    """What could never be recorded is said before the block is run, not after it."""
+    done = []
+    with (
+        pytest.raises(RequirementError, match="text_generation"),
+        small.track("mine", task_type="text_generatoin"),
+    ):
+        done.append("worked")
+    with pytest.raises(RequirementError, match="select_model"), small.track(None):
+        done.append("worked")
+    assert not done
 
 
 def test_track_measures_and_records_a_failure_too(small: ModelManager) -> None:
     """The block's latency is recorded; an exception is a failure and is raised again."""
     with small.track("mine", task_type="text-generation") as run:
-        run.metrics["tokens_out"] = 10
+        run.metrics["tokens_out"] = np.int64(10)
     assert run.execution is not None
     with pytest.raises(ZeroDivisionError), small.track("mine"):
         _ = 1 / 0

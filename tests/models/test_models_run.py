@@ -135,10 +135,14 @@ def test_bad_input_stops_before_anything_runs(manager: ModelManager) -> None:
     """An unknown task, requirement or parameter is an error that suggests; nothing is recorded."""
     with pytest.raises(RequirementError, match="text_generation"):
         manager.run("text_generatoin", QUESTION)
+    with pytest.raises(RequirementError, match="task_type"):
+        manager.run(None, QUESTION)
     with pytest.raises(RequirementError, match="max_size_bytes"):
         manager.run("text_generation", QUESTION, {"max_size": 1})
     with pytest.raises(RequirementError, match="max_tokens"):
         manager.run("text_generation", QUESTION, parameters={"max_token": 1})
+    with pytest.raises(RequirementError, match="surrogate"):
+        manager.run("text_generation", "\ud800")
     assert len(manager.sql("FROM executions")) == 0
 
 
