@@ -33,9 +33,19 @@ def watch_forks(thing: ForkAware) -> None:
     _watched.add(thing)
 
 
+def _snapshot() -> list[ForkAware]:
+    while True:
+        # Another thread may add one meanwhile. A lock would be no remedy: whoever adds may
+        # hold what `before_fork` waits for.
+        try:
+            return list(_watched)
+        except RuntimeError:
+            continue
+
+
 def _before() -> None:
     _lock.acquire()
-    for thing in list(_watched):
+    for thing in _snapshot():
         thing.before_fork()
         _resting.append(thing)
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["Recorder"]
 
 
+def _wake_nobody() -> None:
+    pass
+
+
 class Recorder:
     """Appends events to the current segment and starts the next one when it is full.
 
@@ -111,7 +115,8 @@ class Recorder:
         # append: a session of its own keeps it clear of the half-written slot.
         nested = self._nested
         if nested is None:
-            nested = self._nested = Recorder(self._spool, self._clock, self._on_segment)
+            # It wakes nobody: what it interrupted may be the waking, with that lock held.
+            nested = self._nested = Recorder(self._spool, self._clock, _wake_nobody)
         return nested.append(kind, flags, latency, throughput, memory_efficiency, context, payload)
 
     def _roll(self) -> SegmentWriter:

@@ -285,7 +285,8 @@ class _Sidecar:
 def list_segments(spool: Path, note: Callable[[str], None]) -> list[SegmentFile]:
     """Open every segment of a spool, ordered by session and sequence; close them all.
 
-    What cannot be opened is reported through ``note`` and left out.
+    What cannot be opened is reported through ``note`` and left out, and with it the later
+    segments of its session: a watermark says up to where *all* events were ingested.
     """
     found: list[tuple[str, int, Path]] = []
     try:
@@ -297,16 +298,21 @@ def list_segments(spool: Path, note: Callable[[str], None]) -> list[SegmentFile]
         if dash and first.isascii() and first.isdigit():
             found.append((session, int(first), path))
     segments = []
+    interrupted: set[str] = set()
     for session, first_seq, path in sorted(found):
+        if session in interrupted:
+            continue
         try:
             segment = SegmentFile(path, session, first_seq)
         except FileNotFoundError:
             continue
         except OSError as error:
             note(f"{path} cannot be read ({error.strerror}); its events are left out for now.")
+            interrupted.add(session)
             continue
         if segment.newer_format():
             segment.close()
+            interrupted.add(session)
             note(f"{path} was written by a newer version of this package; left untouched.")
             continue
         segments.append(segment)

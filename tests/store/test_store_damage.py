@@ -7,7 +7,7 @@ import zlib
 import pytest
 
 from ravenxterm_lab.store import Store
-from ravenxterm_lab.store.segments import ENTRY, HEADER, HEADER_SIZE, SLOT_SIZE
+from ravenxterm_lab.store.segments import CAPACITY, ENTRY, HEADER, HEADER_SIZE, SLOT_SIZE
 
 COUNT = 40
 
@@ -137,6 +137,31 @@ def test_a_segment_of_a_newer_format_is_left_untouched(place):
         assert store.ingest_now() == 0
         assert "newer version" in store.problems[0]
     assert path.read_bytes() == bytes(data)
+
+
+def test_a_segment_that_must_wait_keeps_the_later_ones_of_its_session_waiting(tmp_path):
+    """The watermark never passes rows that were not ingested: nothing is lost once it is read."""
+    place, count = tmp_path / "store", CAPACITY + 10
+    with Store(place, ingest=False) as store:
+        for i in range(count):
+            store.record_execution(model="m", metrics={"latency": float(i)})
+    first, second = sorted(
+        (place / "spool").glob("*.rec"), key=lambda p: int(p.stem.split("-")[-1])
+    )
+    before = first.read_bytes()
+    data = bytearray(before)
+    struct.pack_into("=H", data, 8, 99)
+    header = bytes(data[: HEADER.size])
+    data[HEADER.size : HEADER.size + ENTRY.size] = ENTRY.pack(len(header), zlib.crc32(header))
+    first.write_bytes(data)
+    with Store(place, ingest=False) as store:
+        assert store.ingest_now() == 0
+    assert second.exists()
+    first.write_bytes(before)
+    with Store(place, ingest=False) as store:
+        store.ingest_now()
+        query = "SELECT count(*), count(DISTINCT seq), sum(latency) FROM executions"
+        assert store.sql(query).fetchall() == [(count, count, count * (count - 1) / 2)]
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -421,3 +421,21 @@ def test_a_read_only_file_system_is_an_error_but_can_be_read(small_disk):
         assert store.sql("FROM executions").rows == 0
         with pytest.raises(StoreError, match="Read-only"):
             fill(store, 1)
+
+
+def test_a_segment_that_cannot_be_opened_holds_back_the_later_ones_of_its_session(tmp_path):
+    """Its events are ingested once it can be opened again; no watermark passes over them."""
+    with Store(tmp_path / "store", ingest=False) as store:
+        for _ in range(66_000):
+            store.record_execution(model="m", metrics={"latency": 1.0})
+    segments = sorted((tmp_path / "store" / "spool").glob("*.rec"), key=lambda p: len(p.name))
+    assert len(segments) == 2
+    aside = segments[0].rename(tmp_path / "aside")
+    segments[0].symlink_to(segments[0])
+    with Store(tmp_path / "store", ingest=False) as store:
+        assert store.ingest_now() == 0
+        assert "cannot be read" in store.problems[0]
+        segments[0].unlink()
+        aside.rename(segments[0])
+        assert store.ingest_now() == 66_000
+        assert store.sql("FROM executions").rows == 66_000

@@ -283,3 +283,61 @@ def test_kill_9_of_recorders_and_ingesters_loses_nothing_acknowledged(place, tmp
         check_victims(store, [*dead, *survivors])
         assert list((place / "spool").glob("*.rec")) == []
         assert store.problems == []
+
+
+WAKING = """
+import faulthandler, signal, sys
+from pathlib import Path
+from ravenxterm_lab.store import Store
+
+faulthandler.dump_traceback_later(60, exit=True)
+store = Store(Path(sys.argv[1]), ingest_interval=1000)
+signal.signal(signal.SIGUSR1, lambda *_: store.record("messages", text="signal"))
+fired = []
+def trace(frame, event, argument):
+    names = [frame.f_code.co_name, frame.f_back.f_code.co_name, frame.f_back.f_back.f_code.co_name]
+    if not fired and names == ["notify_all", "set", "wake"]:
+        fired.append(True)
+        signal.raise_signal(signal.SIGUSR1)
+for _ in range(65535):
+    store.record_execution(model="m", metrics={})
+sys.settrace(trace)
+store.record_execution(model="m", metrics={})
+sys.settrace(None)
+print(fired, store.sql("FROM messages").rows)
+store.close()
+"""
+
+
+def test_a_signal_handler_may_record_while_the_ingest_thread_is_woken(place):
+    """The handler falls between two lines that hold the lock of the thread's event."""
+    assert run_program(WAKING, place).strip() == "[True] 1"
+
+
+CROWD = """
+import os, sys, threading
+from pathlib import Path
+from ravenxterm_lab.store import Store
+
+sys.setswitchinterval(1e-5)
+place = Path(sys.argv[1])
+stores = [Store(place, ingest=False) for _ in range(20)]
+stop = threading.Event()
+def create():
+    while not stop.is_set():
+        Store(place, ingest=False)
+thread = threading.Thread(target=create)
+thread.start()
+for _ in range(100):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+stop.set()
+thread.join()
+"""
+
+
+def test_a_fork_while_another_thread_creates_stores_brings_every_store_to_rest(place):
+    """No hook fails, which would print what went wrong and leave a child with our segment."""
+    assert run_program(CROWD, place) == ""
