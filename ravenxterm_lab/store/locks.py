@@ -122,12 +122,14 @@ class FileLock:
         return True
 
     def close(self) -> None:
-        """Release the lock, if held, and close the file."""
-        if self._pid == os.getpid() and self._fd in _held:
-            _held.discard(self._fd)
+        """Release the lock, if held, and close the file. Idempotent."""
+        # Forgotten at once: by a second call the number may be another lock's.
+        fd, self._fd = self._fd, -1
+        if self._pid == os.getpid() and fd in _held:
+            _held.discard(fd)
             # Unlocking first frees the lock even where a foreign fork holds a copy.
-            _flock(self._fd, "unlock", self.path)
-            os.close(self._fd)
+            _flock(fd, "unlock", self.path)
+            os.close(fd)
 
     def __enter__(self) -> Self:
         return self
