@@ -58,6 +58,8 @@ class MessageLog(Displayed, Sequence[Message]):
         text : str
             One or two sentences: the thing, the reason, the remedy.
         """
+        # A file name that is not UTF-8 holds lone surrogates, which nothing here could write.
+        subject, text = (t.encode("utf-8", "replace").decode("utf-8") for t in (subject, text))
         message = Message(datetime.now(UTC), level, subject, text)
         if self._kept and (self._kept[-1].subject, self._kept[-1].text) == (subject, text):
             return self._kept[-1]

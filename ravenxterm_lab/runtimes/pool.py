@@ -240,25 +240,30 @@ class ModelPool:
             entry = _Entry(model, runtime.name, options.settings, reserved)
             victims = self._make_room(entry)
             self._entries[key] = entry
+        loaded: LoadedModel | None = None
         try:
             # Their memory must be back before the new model takes it.
             for victim in victims:
                 if victim.loaded is not None:
                     victim.loaded.unload()
             loaded = runtime.load(model, options)
+            # Within the `try`: an interrupt in the wait for the lock must not leave an entry
+            # that looks as if it were loading for ever.
+            with self._changed:
+                closed = self._closed
+                entry.loaded = loaded
+                self._give_credit(entry)
+                self._changed.notify_all()
+                self._start_timer()
         except BaseException as error:
             with self._changed:
                 self._entries.pop(key, None)
                 self._changed.notify_all()
+            if loaded is not None:
+                loaded.unload()
             if isinstance(error, RuntimeFailureError):
                 self._tell(model, runtime, options, error, predicted)
             raise
-        with self._changed:
-            closed = self._closed
-            entry.loaded = loaded
-            self._give_credit(entry)
-            self._changed.notify_all()
-            self._start_timer()
         if closed:
             loaded.unload()
             self._refuse_if_closed(model)

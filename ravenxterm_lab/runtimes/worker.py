@@ -42,6 +42,7 @@ _BOOT = (
 )
 _LOG_LINES = 2000
 _EXIT_SECONDS = 3.0
+_LOOK_SECONDS = 1.0
 
 
 class WorkerDiedError(Exception):
@@ -94,7 +95,11 @@ def _read(
     incoming.put(None)
 
 
-def _end(process: subprocess.Popen[bytes], outgoing: queue.SimpleQueue[Any], place: str) -> None:
+def _end(
+    process: subprocess.Popen[bytes], outgoing: queue.SimpleQueue[Any], place: str, owner: int
+) -> None:
+    if os.getpid() != owner:
+        return  # a forked child ends: the worker and its directory are its parent's
     outgoing.put(None)
     process.kill()
     process.wait()
@@ -167,7 +172,9 @@ class WorkerProcess:
         self._log = _Log()
         self._incoming: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
         self._outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._finalizer = weakref.finalize(self, _end, process, self._outgoing, self.directory)
+        self._finalizer = weakref.finalize(
+            self, _end, process, self._outgoing, self.directory, os.getpid()
+        )
         self._threads = [
             threading.Thread(target=target, args=args, name=f"worker-{self.pid}", daemon=True)
             for target, args in (
@@ -208,16 +215,26 @@ class WorkerProcess:
         WorkerDiedError
             If the process has ended.
         """
-        try:
-            frame = self._incoming.get(timeout=None if timeout is None else max(0.0, timeout))
-        except queue.Empty:
-            raise TimeoutError from None
-        if frame is None:
-            self._incoming.put(None)
-            # What it printed last says why it died.
-            self._threads[2].join(1.0)
-            raise WorkerDiedError
-        return frame
+        deadline = None if timeout is None else time.monotonic() + max(0.0, timeout)
+        while True:
+            left = _LOOK_SECONDS if deadline is None else max(0.0, deadline - time.monotonic())
+            # Asked before the wait: what a dead process wrote last still arrives during it. The
+            # end of its output does not, where a child of its own holds the pipe open.
+            gone = self._process.poll() is not None
+            try:
+                frame = self._incoming.get(timeout=min(left, _LOOK_SECONDS))
+            except queue.Empty:
+                if left < _LOOK_SECONDS:
+                    raise TimeoutError from None
+                if not gone:
+                    continue
+                frame = None
+            if frame is None:
+                self._incoming.put(None)
+                # What it printed last says why it died.
+                self._threads[2].join(1.0)
+                raise WorkerDiedError
+            return frame
 
     def log(self, lines: int | None = None) -> list[str]:
         """Return the last lines that the process printed; all that are kept, by default."""

@@ -299,3 +299,10 @@ def test_a_forgotten_manager_lets_its_pool_go(directory: Path, bench: Workbench)
     del manager
     gc.collect()
     assert gone() is None
+
+
+def test_a_message_about_an_undecodable_name_is_kept_and_recorded(bench: Workbench) -> None:
+    """A lone surrogate, as in a file name that is not UTF-8, becomes a question mark."""
+    bench.messages.add("warning", "a\udcff", "cannot read b\udcff")
+    rows = bench.store.sql("SELECT subject, text FROM messages").fetchall()
+    assert rows == [("a?", "cannot read b?")]
