@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ravenxterm_lab.exceptions import PreferenceError, RequirementError
 from ravenxterm_lab.metadata import ModelMetadata
 from ravenxterm_lab.models.history import PerformanceHistory, read_history
+from ravenxterm_lab.models.keeping import latest_preferences, saved_preferences
 from ravenxterm_lab.models.recording import check_model, record_feedback, record_metrics
 from ravenxterm_lab.models.registry import ModelRegistry, ScanReport
 from ravenxterm_lab.models.running import (
@@ -25,7 +26,6 @@ from ravenxterm_lab.models.status import (
     read_usage,
 )
 from ravenxterm_lab.models.workbench import Workbench
-from ravenxterm_lab.preferences import UserPreferences
 from ravenxterm_lab.requirements import TaskRequirements, normalize_task
 from ravenxterm_lab.tables import Card, Displayed
 from ravenxterm_lab.units import format_bytes
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ravenxterm_lab.models.messages import MessageLog
+    from ravenxterm_lab.preferences import UserPreferences
     from ravenxterm_lab.runtimes import ModelPool
     from ravenxterm_lab.selection import Recommendations, WhyNot
     from ravenxterm_lab.store import ExecutionId, QueryResult, Store
@@ -76,7 +77,9 @@ class ModelManager(Displayed):
         workbench: Workbench | None = None,
     ) -> None:
         self._bench = workbench or Workbench.shared(home)
-        self._preferences = preferences or self._saved_preferences()
+        self._preferences = preferences or saved_preferences(self._bench)
+        # Off while what is in force is not what the file holds.
+        self._follows_file = preferences is None
         self.registry = ModelRegistry(
             models_dir, preferences=self._preferences, workbench=self._bench
         )
@@ -109,8 +112,12 @@ class ModelManager(Displayed):
             On an unknown field or a bad value; nothing changes then. A home that cannot be
             written is a message: the change holds for this process.
         """
-        updated = self._preferences.updated(**changes)
-        difference = self._preferences.diff(updated)
+        # Another manager may have saved since: its changes are kept, not written over.
+        base = self._preferences
+        if self._follows_file:
+            base = latest_preferences(self._bench, base)
+        updated = base.updated(**changes)
+        difference = base.diff(updated)
         self._preferences = updated
         self.registry.use_preferences(updated)
         self.selector.preferences = self._bench.preferences = updated
@@ -118,19 +125,11 @@ class ModelManager(Displayed):
             self._bench.record("preference_changes", field=name, old=old, new=new)
         try:
             updated.save(self._bench.paths.preferences)
+            self._follows_file = True
         except PreferenceError as error:
+            self._follows_file = False
             self.messages.add("warning", "preferences", f"In force, but not saved: {error}")
         return updated
-
-    def _saved_preferences(self) -> UserPreferences:
-        path = self._bench.paths.preferences
-        if not path.exists():
-            return UserPreferences.get_defaults()
-        try:
-            return UserPreferences.load(path)
-        except PreferenceError as error:
-            self.messages.add("warning", "preferences", f"The defaults apply: {error}")
-            return UserPreferences.get_defaults()
 
     # -- models and selection ----------------------------------------------------------------
 

@@ -306,3 +306,48 @@ def test_a_message_about_an_undecodable_name_is_kept_and_recorded(bench: Workben
     bench.messages.add("warning", "a\udcff", "cannot read b\udcff")
     rows = bench.store.sql("SELECT subject, text FROM messages").fetchall()
     assert rows == [("a?", "cannot read b?")]
+
+
+def test_two_managers_do_not_write_over_each_other_s_preferences(
+    directory: Path, bench: Workbench, home: Path
+) -> None:
+    """A change by one keeps what another saved meanwhile, in force and on disk."""
+    first, second = (ModelManager(directory, workbench=bench) for _ in range(2))
+    first.update_preferences(performance_mode="memory", model_weights={"alpha": 2.0})
+    second.update_preferences(keep_alive_seconds=7)
+    saved = UserPreferences.load(home / "preferences.toml")
+    assert saved == second.preferences
+    assert saved.performance_mode is PerformancePreference.MEMORY
+    assert saved.model_weights == {"alpha": 2.0}
+    assert saved.keep_alive_seconds == 7
+    fields = bench.store.sql("SELECT field FROM preference_changes ORDER BY field").fetchall()
+    assert [name for (name,) in fields] == [
+        "keep_alive_seconds",
+        "model_weights",
+        "performance_mode",
+    ]
+
+
+def test_an_unreadable_preferences_file_is_kept_aside_before_the_next_save(
+    directory: Path, home: Path, bench: Workbench
+) -> None:
+    """What its owner wrote by hand is not lost to a later update."""
+    home.mkdir(exist_ok=True)
+    (home / "preferences.toml").write_text("max_memory_usage = 7\n")
+    manager = ModelManager(directory, workbench=bench)
+    manager.update_preferences(performance_mode="speed")
+    assert (home / "preferences.toml.broken").read_text() == "max_memory_usage = 7\n"
+    assert UserPreferences.load(home / "preferences.toml") == manager.preferences
+    assert "preferences.toml.broken" in manager.messages[-1].text
+
+
+def test_given_preferences_are_saved_as_they_are(
+    directory: Path, home: Path, bench: Workbench
+) -> None:
+    """Preferences that were passed in are the base of the next update, not the saved file."""
+    ModelManager(directory, workbench=bench).update_preferences(max_memory_usage=0.5)
+    given = UserPreferences(performance_mode="speed")
+    manager = ModelManager(directory, workbench=bench, preferences=given)
+    manager.update_preferences(keep_alive_seconds=1)
+    assert manager.preferences == given.updated(keep_alive_seconds=1)
+    assert UserPreferences.load(home / "preferences.toml") == manager.preferences
