@@ -20,7 +20,7 @@ from ravenxterm_lab.store.locks import FileLock, exclusive_gate, is_locked, shar
 from ravenxterm_lab.store.segments import store_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import pyarrow as pa
@@ -134,15 +134,25 @@ class Ingester:
         if not self._spool.is_dir():
             return Pass(0, more=False)
         try:
-            with (
-                self._lock,
-                FileLock(self._directory / "ingest.lock", create=True) as lock,
-            ):
-                if not lock.acquire(shared=False, patience=patience, stop=stop):
-                    return None
-                return self._pass(patience, stop)
+            with self.holding(patience, stop) as obtained:
+                return self._pass(patience, stop) if obtained else None
         except OSError as error:
             raise store_error(self._directory, error) from error
+
+    @contextlib.contextmanager
+    def holding(self, patience: float, stop: Callable[[], bool] | None = None) -> Iterator[bool]:
+        """Keep every other ingester away meanwhile: nobody else writes the database then.
+
+        Yields
+        ------
+        bool
+            Whether that was obtained within ``patience`` seconds.
+        """
+        with self._lock, FileLock(self._directory / "ingest.lock", create=True) as lock:
+            obtained = lock.acquire(shared=False, patience=patience, stop=stop)
+            if obtained:
+                lock.sign()
+            yield obtained
 
     def _pass(self, patience: float, stop: Callable[[], bool] | None) -> Pass | None:
         # Imported here: numpy, which these need, would be most of the import time of a

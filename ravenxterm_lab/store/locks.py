@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["FileLock", "exclusive_gate", "is_locked", "lock_new_file", "shared_gate", "unlock"]
+__all__ = [
+    "FileLock",
+    "exclusive_gate",
+    "holder",
+    "is_locked",
+    "lock_new_file",
+    "shared_gate",
+    "unlock",
+]
 
 #: How long a query waits for the database before it gives up (s).
 READ_PATIENCE = 60.0
@@ -121,6 +129,13 @@ class FileLock:
             pause = min(pause * 1.5, 0.005)
         return True
 
+    def sign(self) -> None:
+        """Write who holds the lock, and since when, into its file; see `holder`."""
+        # Of one length, so that a longer text of an earlier holder leaves nothing behind. A
+        # full disk must not keep anyone from the work that frees it.
+        with contextlib.suppress(OSError):
+            os.pwrite(self._fd, f"{os.getpid()} {time.time():.3f}".ljust(40).encode(), 0)
+
     def close(self) -> None:
         """Release the lock, if held, and close the file. Idempotent."""
         # Forgotten at once: by a second call the number may be another lock's.
@@ -164,6 +179,22 @@ def is_locked(path: Path) -> bool:
     """
     with FileLock(path, create=False) as probe:
         return not probe.acquire(shared=True, patience=0.0)
+
+
+def holder(path: Path) -> tuple[int, float] | None:
+    """Return the process that holds the lock on ``path``, and since when (s since 1970).
+
+    None when nobody does; process 0 when the holder could not write its name.
+    """
+    try:
+        if not is_locked(path):
+            return None
+        pid, since = path.read_text("ascii", errors="replace").split()
+        return int(pid), float(since)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return 0, 0.0
 
 
 @contextlib.contextmanager
