@@ -96,8 +96,9 @@ def _version(connection: duckdb.DuckDBPyConnection) -> int:
     if not known[0][0]:
         return 0
     newest = f"SELECT max(version) FROM {CATALOGUE}.schema_version"  # noqa: S608 - our own names
-    row = connection.execute(newest).fetchone()
-    return int(row[0] or 0) if row else 0
+    # Fetched to its end: DuckDB 2 lets an unfinished result block what comes next.
+    rows = connection.execute(newest).fetchall()
+    return int(rows[0][0] or 0)
 
 
 def migrate(connection: duckdb.DuckDBPyConnection) -> None:
