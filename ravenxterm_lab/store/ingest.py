@@ -244,7 +244,8 @@ class Ingester:
         if state is not None:
             connection = database.connect(threads=1)
             try:
-                with shared_gate(self._directory, create=True):
+                # Closed within the gate, whatever happens: an open file is locked by DuckDB.
+                with shared_gate(self._directory, create=True), contextlib.closing(connection):
                     database.attach(connection, self._directory, read_only=True)
                     self._watermarks = database.read_watermarks(connection)
                     connection.execute(f"DETACH {database.CATALOGUE}")
@@ -268,9 +269,13 @@ class Ingester:
         try:
             for name, table in tables.items():
                 connection.register(f"pending_{name}", table)
-            with exclusive_gate(
-                self._directory, patience=patience or self._patience, stop=stop
-            ) as obtained:
+            # Closed within the gate, whatever happens: an open file is locked by DuckDB.
+            with (
+                exclusive_gate(
+                    self._directory, patience=patience or self._patience, stop=stop
+                ) as obtained,
+                contextlib.closing(connection),
+            ):
                 if not obtained:
                     self._patience = min(self._patience * 2, 4.0)
                     return None

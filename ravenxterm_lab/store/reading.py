@@ -89,6 +89,8 @@ def open_reader(directory: Path, note: Callable[[str], None]) -> Iterator[Reader
             stack.callback(segment.close)
         present = (directory / database.DATABASE).exists()
         gated = stack.enter_context(shared_gate(directory, create=present))
+        # Within the gate: an open file is locked by DuckDB, and fails whoever gets the gate next.
+        stack.callback(connection.close)
         if present or (gated and (directory / database.DATABASE).exists()):
             database.attach(connection, directory, read_only=True)
         else:
