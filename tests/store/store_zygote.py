@@ -169,6 +169,7 @@ def job_write_on(hold, place, said, interval, pause):
     while True:
         record_rows(store, out, range(value, value + 20))
         value += 20
+        assert not store.problems, store.problems
         time.sleep(pause)
 
 
