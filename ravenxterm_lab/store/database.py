@@ -81,9 +81,13 @@ def _migrations() -> list[tuple[int, str, str]]:
     return sorted(found)
 
 
-def views() -> str:
-    """Return the SQL that creates the views for people."""
-    return resources.files(_PACKAGE).joinpath("views.sql").read_text("utf-8")
+def views(*, outside: bool = False) -> str:
+    """Return the SQL that creates the views for people, in the file or ``outside`` of it."""
+    sql = resources.files(_PACKAGE).joinpath("views.sql").read_text("utf-8")
+    # A reader shows no table of its own for this one; in the file it has to go by its bare
+    # name, for the file may be attached under any.
+    table = "FROM hardware_minutes"
+    return sql.replace(table, table.replace(" ", f" {CATALOGUE}.")) if outside else sql
 
 
 def _version(connection: duckdb.DuckDBPyConnection) -> int:

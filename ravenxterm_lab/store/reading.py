@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.exceptions import QueryError, StoreError
@@ -28,9 +29,30 @@ if TYPE_CHECKING:
 
     from ravenxterm_lab.store.snapshot import SegmentFile
 
-__all__ = ["Reader", "open_reader", "run_query"]
+__all__ = ["Reader", "Waiting", "open_reader", "run_query"]
+
+_WAITING = "waiting"
 
 _COUNTS = " UNION ALL ".join(f"SELECT '{name}', count(*) FROM {name}" for name in TABLES)  # noqa: S608 - our own names
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Events in the spool that were not ingested.
+
+    Attributes
+    ----------
+    events : int
+        How many.
+    oldest : int or None
+        When the oldest was recorded (ns since 1970, UTC); None without any.
+    relations : tuple
+        What the views over them rest on; they live as long as this does.
+    """
+
+    events: int
+    oldest: int | None
+    relations: tuple[object, ...]
 
 
 class Reader:
@@ -40,14 +62,28 @@ class Reader:
     ----------
     connection : DuckDBPyConnection
         With a view for every table and those of ``views.sql``; it can reach no file.
-    segments, pending : int
-        Segments in the spool, and events in them that were not ingested.
+    segments, sessions : int
+        Segments in the spool, and sessions of which anything is known.
+    waiting : Waiting
+        What was not ingested yet.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, segments: int, pending: int) -> None:
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        segments: int,
+        sessions: int,
+        waiting: Waiting,
+    ) -> None:
         self.connection = connection
         self.segments = segments
-        self.pending = pending
+        self.sessions = sessions
+        self.waiting = waiting
+
+    @property
+    def pending(self) -> int:
+        """Events in the spool that were not ingested."""
+        return self.waiting.events
 
     def count_rows(self) -> dict[str, int]:
         """Return the number of rows of each table."""
@@ -96,21 +132,23 @@ def open_reader(directory: Path, note: Callable[[str], None]) -> Iterator[Reader
         else:
             connection.execute(f"ATTACH ':memory:' AS {database.CATALOGUE}")
             database.migrate(connection)
-        pending = _add_pending(connection, segments, note)
-        connection.execute(database.views())
+        watermarks = database.read_watermarks(connection)
+        waiting = _add_pending(connection, segments, watermarks, note)
+        connection.execute(database.views(outside=True))
         connection.execute("SET enable_external_access = false")
-        yield Reader(connection, len(segments), pending)
+        sessions = len(watermarks.keys() | {segment.session for segment in segments})
+        yield Reader(connection, len(segments), sessions, waiting)
 
 
 def _add_pending(
     connection: duckdb.DuckDBPyConnection,
     segments: list[SegmentFile],
+    watermarks: Mapping[str, int],
     note: Callable[[str], None],
-) -> int:
+) -> Waiting:
     """Create a view for every table that unites what was ingested with what waits."""
     from ravenxterm_lab.store.decoding import decode, select_list
 
-    watermarks = database.read_watermarks(connection)
     batches = []
     for segment in segments:
         seen = max(watermarks.get(segment.session, 1), segment.first_seq)
@@ -120,15 +158,25 @@ def _add_pending(
             for seq, why in rows.damaged:
                 note(f"event {rows.session}:{seq} was skipped: {why}")
     tables = decode(batches) if batches else {}
+    # In a database of its own, what waits is not among the tables that SHOW TABLES lists.
+    connection.execute(f"ATTACH ':memory:' AS {_WAITING}")
+    connection.execute(f"USE {_WAITING}")
+    relations: list[object] = []
+    for name, table in tables.items():
+        relation = connection.from_arrow(table)
+        relations += [table, relation, relation.create_view(name)]
+    connection.execute("USE memory")
     for name in TABLES:
         union = ""
         if name in tables:
-            connection.register(f"pending_{name}", tables[name])
-            union = f" UNION ALL BY NAME SELECT {select_list(name)} FROM pending_{name}"  # noqa: S608 - our own names
+            union = f" UNION ALL BY NAME SELECT {select_list(name)} FROM {_WAITING}.{name}"  # noqa: S608 - our own names
         connection.execute(
             f"CREATE VIEW {name} AS SELECT * FROM {database.CATALOGUE}.{name}{union}"  # noqa: S608 - our own names
         )
-    return sum(len(rows.slots) for rows in batches)
+    oldest = [int(rows.slots["ts"].min()) for rows in batches if len(rows.slots)]
+    return Waiting(
+        sum(len(rows.slots) for rows in batches), min(oldest, default=None), tuple(relations)
+    )
 
 
 def _copy_comments(connection: duckdb.DuckDBPyConnection) -> None:

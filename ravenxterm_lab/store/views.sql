@@ -24,7 +24,13 @@ FROM executions AS e
 LEFT JOIN judged AS j ON j.execution = e.session || ':' || e.seq
 GROUP BY e.model, e.task;
 
-CREATE OR REPLACE VIEW hardware AS SELECT * FROM hardware_samples;
+CREATE OR REPLACE VIEW hardware AS
+SELECT *, 1::UBIGINT AS samples FROM hardware_samples
+UNION ALL BY NAME
+SELECT
+    minute AS ts, session, hardware, cpu_percent, memory_used, memory_available, process_memory,
+    gpu, gpu_percent, gpu_memory_used, gpu_power, gpu_temperature, samples
+FROM hardware_minutes;
 
 CREATE OR REPLACE VIEW catalogue AS
 SELECT * FROM (
@@ -49,6 +55,9 @@ COMMENT ON COLUMN model_stats.quality_mean IS
     'Mean quality (0-1); the latest feedback on an execution replaces what was measured.';
 COMMENT ON COLUMN model_stats.peak_memory_max IS 'Largest peak memory (bytes).';
 COMMENT ON COLUMN model_stats.last_run IS 'Latest execution (UTC).';
-COMMENT ON VIEW hardware IS 'Samples of the load of the machine; columns as in hardware_samples.';
+COMMENT ON VIEW hardware IS
+    'The load of the machine: every sample of the last 14 days, before that a row per minute.';
+COMMENT ON COLUMN hardware.samples IS
+    'Samples that the row stands for (count); of several it holds the means of the loads, the least memory_available and the largest process_memory.';
 COMMENT ON VIEW catalogue IS
     'The latest state of every model that was not removed; columns as in models.';

@@ -295,3 +295,8 @@ def test_a_directory_that_is_a_file_is_an_error_that_names_it(tmp_path):
             with pytest.raises(StoreError, match=r"(?s)store.*RAVENXTERM_HOME"):
                 action()
     assert place.read_text() == "in the way"
+
+
+def test_the_tables_listed_are_those_for_people(filled):
+    """SHOW TABLES lists tables and views, and nothing that only serves to unite them."""
+    assert {name for (name,) in filled.sql("SHOW TABLES")} == {*TABLES, *VIEWS}
