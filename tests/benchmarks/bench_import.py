@@ -1,10 +1,11 @@
 """Import time beside DuckDB's own: medians of fresh interpreters, side by side in one run.
 
-Run: ``python tests/benchmarks/bench_import.py``
+Run: ``python tests/benchmarks/bench_import.py [--rounds N]``
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import subprocess
 import sys
@@ -15,7 +16,6 @@ STATEMENTS = (
     "from ravenxterm_lab import ModelManager",
     "import pandas",
 )
-ROUNDS = 7
 MEASURE = (
     "import time; start = time.perf_counter(); {}; print((time.perf_counter() - start) * 1000)"
 )
@@ -23,8 +23,11 @@ MEASURE = (
 
 def main() -> None:
     """Print the medians in ms, and the ratio to ``import duckdb``."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
     times: dict[str, list[float]] = {statement: [] for statement in STATEMENTS}
-    for _ in range(ROUNDS + 1):
+    for _ in range(options.rounds + 1):
         for statement in STATEMENTS:
             done = subprocess.run(
                 [sys.executable, "-c", MEASURE.format(statement)],

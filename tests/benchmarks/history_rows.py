@@ -1,4 +1,4 @@
-"""A made-up year of executions, the same for the same seed: Arrow tables in order of time.
+"""A made-up year of executions in order of time, the same for the same seed and chunk size.
 
 Twenty models of unequal popularity run four tasks. People work by day and less on weekends;
 speeds are lognormal, drift over the year and jump once, as after an update of a driver. Some

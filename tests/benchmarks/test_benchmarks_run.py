@@ -1,0 +1,37 @@
+"""Every benchmark still runs, on sizes that say nothing about speed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parent
+#: Arguments that make each quick, and what its output has to hold.
+TINY = {
+    "bench_history.py": (
+        ["--rows", "5000", "--repeat", "1"],
+        ["model_stats", "the latest 20", "SQLite"],
+    ),
+    "bench_import.py": (["--help"], ["usage"]),
+    "bench_ingest.py": (["--rows", "2000", "--rounds", "1"], ["ingest from the spool", "bulk"]),
+    "bench_readers.py": (["--help"], ["usage"]),
+    "bench_record.py": (
+        ["--events", "200", "--rounds", "1"],
+        ["list.append", "record() + 2 extras", "MLflow"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("bench_*.py")))
+def test_a_benchmark_runs(name: str, tmp_path: Path) -> None:
+    """A benchmark measures something small and prints a line for each way."""
+    arguments, expected = TINY[name]
+    place = ["--directory", str(tmp_path)] if "--help" not in arguments else []
+    done = subprocess.run(
+        [sys.executable, "-W", "error", FOLDER / name, *arguments, *place],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [text for text in expected if text not in done.stdout] == []
+    assert list(tmp_path.iterdir()) == []
