@@ -90,6 +90,8 @@ with mlflow.start_run() as run:
 BATCH = 250
 
 Measured = tuple[float, float]
+#: By name, a measurement, and how many calls of it make a round.
+Ways = dict[str, tuple[Callable[[int], Measured], int]]
 
 
 class ListRecorder:
@@ -198,8 +200,8 @@ def insertion(execute: Callable[..., object]) -> Callable[[int], Measured]:
 
 
 @contextlib.contextmanager
-def ways(place: Path, events: int) -> Iterator[dict[str, tuple[Callable[[int], Measured], int]]]:
-    """Yield every way but MLflow's: its measurement, and how many calls make a round."""
+def ways(place: Path, events: int) -> Iterator[tuple[Store, Ways]]:
+    """Yield a store, and every way but MLflow's; at the end, check what the store has."""
     rows: list[object] = []
     listed = ListRecorder()
     mapped = MapAppender(place / "mapped", events)
@@ -241,8 +243,38 @@ def ways(place: Path, events: int) -> Iterator[dict[str, tuple[Callable[[int], M
         duck = stack.enter_context(contextlib.closing(duckdb.connect(place / "auto.duckdb")))
         duck.execute(f"CREATE TABLE t ({COLUMNS})")
         found["DuckDB autocommit"] = (insertion(duck.execute), max(events // 200, 1))
-        yield found
+        yield store, found
         check_all_there(store)
+
+
+def single_calls(store: Store, count: int) -> str:
+    """Return quantiles of single calls, in which a new segment shows; the clock's cost included."""
+    clock = time.perf_counter_ns
+    record = store.record_execution
+    single, nothing = [], []
+    for _ in range(count):
+        begin = clock()
+        record(
+            model=NAMES["model"],
+            task=NAMES["task"],
+            device=NAMES["device"],
+            metrics={
+                "latency": 0.1234,
+                "throughput": 103.7,
+                "memory_efficiency": 0.81,
+                "success": True,
+            },
+        )
+        single.append(clock() - begin)
+    for _ in range(count):
+        begin = clock()
+        nothing.append(clock() - begin)
+    single.sort()
+    p50, p99, p9999 = (single[int(share * (count - 1))] / 1e3 for share in (0.5, 0.99, 0.9999))
+    return (
+        f"single calls of record(), µs: p50 {p50:.2f}, p99 {p99:.2f}, p99.99 {p9999:.0f}, "
+        f"max {single[-1] / 1e3:.0f} (of these the clock {statistics.median(nothing) / 1e3:.2f})"
+    )
 
 
 def check_all_there(store: Store) -> None:
@@ -257,7 +289,7 @@ def check_all_there(store: Store) -> None:
 def run(place: Path, events: int, rounds: int, python: Path) -> None:
     """Measure every way in ``place`` and print one line for each."""
     mlflow = MlflowProcess(python, place)
-    with ways(place, events) as found:
+    with ways(place, events) as (store, found):
         if mlflow.version:
             for what in ("log_metrics", "log_batch"):
                 calls = max(events // (1000 if what == "log_metrics" else 20_000), 1)
@@ -274,10 +306,12 @@ def run(place: Path, events: int, rounds: int, python: Path) -> None:
                 events_each = count * (BATCH if way == "MLflow log_batch" else 1)
                 wall, cpu = measure(count)
                 times[way].append((wall / events_each * 1e6, cpu / events_each * 1e6))
+        singles = single_calls(store, events)
     note = f"MLflow {mlflow.version}" if mlflow.version else "MLflow: not installed"
     print(f"Python {sys.version.split()[0]}, DuckDB {duckdb.__version__}, {note}")
     print(f"{events:,} calls a round at most, {rounds} rounds; per event:")
     report(times)
+    print(singles)
     if mlflow.version:
         for other in ("MLflow log_metrics", "MLflow log_batch"):
             wall, cpu = factors(times[other], times["record()"])
