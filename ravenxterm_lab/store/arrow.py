@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-__all__ = ["constant", "dictionary", "fixed", "scattered"]
+__all__ = ["constant", "dictionary", "fixed", "merged", "number_maps", "scattered"]
 
 _NUMBERS = {
     "DOUBLE": "f8",
@@ -146,6 +146,82 @@ def _scattered(values: list[Any], at: NDArray[np.intp], sql: str, count: int) ->
     return _nested(values, at, sql, count)
 
 
+def merged(
+    blocks: list[tuple[NDArray[np.intp], NDArray[np.float64]]],
+    values: list[Any],
+    at: list[int],
+    sql: str,
+    count: int,
+) -> pa.Array:
+    """Build a column of numbers out of blocks of rows and single ``values`` at ``at``."""
+    kind = _NUMBERS[sql]
+    good = [i for i, value in enumerate(values) if _fits(value, sql)]
+    numbers = np.zeros(count, dtype=kind)
+    valid = np.zeros(count, dtype=bool)
+    numbers[[at[i] for i in good]] = np.array([values[i] for i in good], dtype=kind)
+    valid[[at[i] for i in good]] = True
+    for rows, block in blocks:
+        numbers[rows] = block.astype(kind)
+        valid[rows] = True
+    return fixed(numbers, sql, valid)
+
+
+def number_maps(
+    blocks: list[tuple[NDArray[np.intp], tuple[str, ...], NDArray[np.float64]]],
+    values: list[Any],
+    at: list[int],
+    count: int,
+) -> pa.Array:
+    """Build a column of maps from string to number.
+
+    Parameters
+    ----------
+    blocks : list of (rows, names, numbers)
+        Rows that have the same names: numbers has the shape (rows, names).
+    values : list of dict
+        Single maps, for the rows ``at``; what is no such map becomes NULL.
+    """
+    kind = "MAP(VARCHAR, DOUBLE)"
+    singles = [(at[i], value) for i, value in enumerate(values) if _fits(value, kind)]
+    lengths = np.zeros(count, dtype="i4")
+    valid = np.zeros(count, dtype=bool)
+    for rows, names, _ in blocks:
+        lengths[rows] = len(names)
+        valid[rows] = True
+    for row, value in singles:
+        lengths[row] = len(value)
+        valid[row] = True
+    offsets = np.zeros(count + 1, dtype="i4")
+    np.cumsum(lengths, out=offsets[1:])
+    known: dict[str, int] = {}
+    codes = np.empty(int(offsets[-1]), dtype="i4")
+    numbers = np.empty(len(codes), dtype="f8")
+    for rows, names, block in blocks:
+        here = offsets[rows][:, None] + np.arange(len(names))
+        codes[here] = [known.setdefault(name, len(known)) for name in names]
+        numbers[here] = block
+    for row, value in singles:
+        single = slice(offsets[row], offsets[row + 1])
+        codes[single] = [known.setdefault(name, len(known)) for name in value]
+        numbers[single] = list(value.values())
+    keys = dictionary(list(known), codes).dictionary_decode()
+    return _map_array(offsets, valid, keys, numbers)
+
+
+def _map_array(
+    offsets: NDArray[np.int32], valid: NDArray[np.bool_], keys: pa.Array, numbers: NDArray[Any]
+) -> pa.Array:
+    import pyarrow as pa
+
+    kind = pa.map_(pa.large_string(), pa.float64())
+    pairs = [keys, fixed(numbers, "DOUBLE")]
+    entries = pa.Array.from_buffers(
+        pa.struct([kind.key_field, kind.item_field]), len(keys), [None], children=pairs
+    )
+    buffers = [_validity(valid), pa.py_buffer(offsets)]
+    return pa.Array.from_buffers(kind, len(valid), buffers, children=[entries])
+
+
 def _nested(values: list[Any], at: NDArray[np.intp], sql: str, count: int) -> pa.Array:
     """Build a column of lists of strings, or of maps from string to number."""
     import pyarrow as pa
@@ -157,13 +233,8 @@ def _nested(values: list[Any], at: NDArray[np.intp], sql: str, count: int) -> pa
     valid[at] = True
     flat = _strings([item for value in values for item in value])
     if sql == "VARCHAR[]":
+        buffers = [_validity(valid), pa.py_buffer(offsets)]
         kind = pa.list_(pa.large_string())
-        children = [flat]
-    else:
-        numbers = [item for value in values for item in value.values()]
-        kind = pa.map_(pa.large_string(), pa.float64())
-        entries = pa.struct([kind.key_field, kind.item_field])
-        pairs = [flat, fixed(np.array(numbers, dtype="f8"), "DOUBLE")]
-        children = [pa.Array.from_buffers(entries, len(flat), [None], children=pairs)]
-    buffers = [_validity(valid), pa.py_buffer(offsets)]
-    return pa.Array.from_buffers(kind, count, buffers, children=children)
+        return pa.Array.from_buffers(kind, count, buffers, children=[flat])
+    numbers = np.array([item for value in values for item in value.values()], dtype="f8")
+    return _map_array(offsets, valid, flat, numbers)

@@ -47,10 +47,13 @@ class Pass:
         Events moved.
     more : bool
         Whether more was waiting than one pass takes.
+    held : float
+        For how long the database was held (s).
     """
 
     rows: int
     more: bool
+    held: float = 0.0
 
 
 @dataclass(slots=True)
@@ -60,7 +63,16 @@ class _Work:
     segment: SegmentFile
     final: bool
     rows: Rows | None = None
-    drained: bool = False
+    drained: bool = True
+
+    def read(self, seen: int, budget: int, after: dict[str, int]) -> int:
+        """Read the opened segment from ``seen`` on; return how many events that takes."""
+        if not self.segment.written(seen):
+            return 0
+        self.rows = rows = self.segment.read(seen, budget)
+        after[self.segment.session] = rows.next_seq
+        self.drained = not self.segment.written(rows.next_seq)
+        return rows.next_seq - seen
 
 
 class Ingester:
@@ -162,27 +174,25 @@ class Ingester:
 
         self._remove_stale_drafts()
         self._refresh_watermarks()
-        segments = list_segments(self._spool, self._note)
-        try:
-            while True:
-                after = dict(self._watermarks)
-                work, more = self._collect(segments, after)
-                batches = [item.rows for item in work if item.rows is not None]
-                moved = sum(len(rows.slots) for rows in batches)
-                if batches:
-                    done = self._commit(decode(batches), after, patience, stop)
-                    if done is None:
-                        return None
-                    if not done:
-                        continue
-                    for rows in batches:
-                        for seq, why in rows.damaged:
-                            self._note(f"event {rows.session}:{seq} was skipped: {why}")
-                self._remove_consumed(work)
-                return Pass(moved, more)
-        finally:
-            for segment in segments:
-                segment.close()
+        segments = list_segments(self._spool)
+        while True:
+            after = dict(self._watermarks)
+            work, more = self._collect(segments, after)
+            batches = [item.rows for item in work if item.rows is not None]
+            moved = sum(len(rows.slots) for rows in batches)
+            held = 0.0
+            if batches:
+                done = self._commit(decode(batches), after, patience, stop)
+                if done is None:
+                    return None
+                if not done:
+                    continue
+                held = done
+                for rows in batches:
+                    for seq, why in rows.damaged:
+                        self._note(f"event {rows.session}:{seq} was skipped: {why}")
+            self._remove_consumed(work)
+            return Pass(moved, more, held)
 
     def _collect(
         self, segments: list[SegmentFile], after: dict[str, int]
@@ -191,6 +201,8 @@ class Ingester:
 
         The second value says whether more waits than one pass takes.
         """
+        from ravenxterm_lab.store.snapshot import unreadable
+
         budget = PASS_LIMIT
         work: list[_Work] = []
         stuck: set[str] = set()
@@ -206,27 +218,24 @@ class Ingester:
             ):
                 stuck.add(session)
                 continue
-            # Asked before the content is read: what a dead process wrote is then final.
-            item = _Work(segment, final=not self._is_live(segment))
+            try:
+                # Asked before the content is read: what a dead process wrote is then final.
+                item = _Work(segment, final=not is_locked(segment.path))
+                with segment:
+                    seen = max(after.get(session, 1), segment.first_seq)
+                    budget -= item.read(seen, budget, after)
+            except FileNotFoundError:
+                continue
+            except (OSError, StoreError) as error:
+                # Its later segments wait too: a watermark says up to where *all* events of
+                # a session were ingested. Other sessions go on.
+                self._note(unreadable(segment.path, error))
+                stuck.add(session)
+                continue
             work.append(item)
-            seen = max(after.get(session, 1), segment.first_seq)
-            if segment.written(seen):
-                item.rows = rows = segment.read(seen, budget)
-                after[session] = rows.next_seq
-                budget -= rows.next_seq - seen
-                item.drained = not segment.written(rows.next_seq)
-            else:
-                item.drained = True
             if not item.drained:
                 stuck.add(session)
         return work, budget <= 0
-
-    @staticmethod
-    def _is_live(segment: SegmentFile) -> bool:
-        try:
-            return is_locked(segment.path)
-        except FileNotFoundError:
-            return False
 
     def _file_state(self) -> tuple[int, ...] | None:
         # stat() opens nothing, so it is safe beside DuckDB's locks.
@@ -259,8 +268,12 @@ class Ingester:
         after: dict[str, int],
         patience: float,
         stop: Callable[[], bool] | None,
-    ) -> bool | None:
-        """Write rows and watermarks; False if the watermarks were not those assumed."""
+    ) -> float | None:
+        """Write rows and watermarks; return for how long the database was held (s).
+
+        0 if the watermarks were not those assumed and nothing was written, None if the
+        gate was not obtained.
+        """
         import duckdb
 
         from ravenxterm_lab.store.decoding import select_list
@@ -280,6 +293,7 @@ class Ingester:
                     self._patience = min(self._patience * 2, 4.0)
                     return None
                 self._patience = 0.25
+                began = time.perf_counter()
                 if not (self._directory / database.DATABASE).exists():
                     database.create(self._directory)
                 database.attach(connection, self._directory, read_only=False)
@@ -288,7 +302,7 @@ class Ingester:
                 if before != self._watermarks:
                     # The file was replaced since it was read; begin again from what it says.
                     self._watermarks = before
-                    return False
+                    return 0.0
                 connection.execute("BEGIN")
                 for name in tables:
                     target, columns = f"{database.CATALOGUE}.{name}", select_list(name)
@@ -309,7 +323,7 @@ class Ingester:
         finally:
             connection.close()
         self._watermarks = after
-        return True
+        return time.perf_counter() - began
 
     def _remove_consumed(self, work: list[_Work]) -> None:
         for item in work:

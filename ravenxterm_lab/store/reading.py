@@ -118,11 +118,9 @@ def open_reader(directory: Path, note: Callable[[str], None]) -> Iterator[Reader
     with contextlib.ExitStack() as stack:
         connection = stack.enter_context(contextlib.closing(database.connect()))
         try:
-            segments = list_segments(directory / "spool", note)
+            segments = list_segments(directory / "spool")
         except OSError as error:
             raise store_error(directory, error) from error
-        for segment in segments:
-            stack.callback(segment.close)
         present = (directory / database.DATABASE).exists()
         gated = stack.enter_context(shared_gate(directory, create=present))
         # Within the gate: an open file is locked by DuckDB, and fails whoever gets the gate next.
@@ -148,12 +146,20 @@ def _add_pending(
 ) -> Waiting:
     """Create a view for every table that unites what was ingested with what waits."""
     from ravenxterm_lab.store.decoding import decode, select_list
+    from ravenxterm_lab.store.snapshot import unreadable
 
     batches = []
     for segment in segments:
         seen = max(watermarks.get(segment.session, 1), segment.first_seq)
-        if segment.written(seen):
-            rows = segment.read(seen)
+        try:
+            with segment:
+                rows = segment.read(seen) if segment.written(seen) else None
+        except FileNotFoundError:
+            continue
+        except (OSError, StoreError) as error:
+            note(unreadable(segment.path, error))
+            continue
+        if rows is not None:
             batches.append(rows)
             for seq, why in rows.damaged:
                 note(f"event {rows.session}:{seq} was skipped: {why}")

@@ -1,16 +1,30 @@
-"""The recorder: one process's thread-safe, fork-safe way into its segments."""
+"""The recorder: one process's thread-safe, fork-safe way into its segments.
+
+No append ever waits for another. Whoever appends takes the segment off a list and puts it
+back afterwards, which Python does atomically; whoever finds the list empty, because
+another thread or the code that it interrupted (a signal handler, a finalizer) is within
+an append, writes to a session and a segment of its own.
+"""
 
 from __future__ import annotations
 
 import secrets
-import threading
 import time
-from typing import TYPE_CHECKING
+import zlib
+from typing import TYPE_CHECKING, cast
 
 from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.store.forking import watch_forks
 from ravenxterm_lab.store.schema import ExecutionId
-from ravenxterm_lab.store.segments import SegmentWriter, sync_file
+from ravenxterm_lab.store.segments import (
+    BODY,
+    BODY_SIZE,
+    HEADER_SIZE,
+    NO_CONTEXT,
+    SLOT_SIZE,
+    SegmentWriter,
+    sync_file,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,9 +32,32 @@ if TYPE_CHECKING:
 
 __all__ = ["Recorder"]
 
+_pack = BODY.pack
+_checksum = zlib.adler32
+# NamedTuple's own constructor takes twice as long; one is made for each event.
+_new_id = tuple.__new__
+#: Words of 32 bits from the begin of the file to the checksum of the first slot, and from
+#: one to the next.
+_FIRST_CHECKSUM = (HEADER_SIZE + BODY_SIZE) // 4
+_CHECKSUM_STEP = SLOT_SIZE // 4
+#: How long a call waits for the segment that another thread is appending to (s).
+_PATIENCE = 1.0
+
 
 def _wake_nobody() -> None:
     pass
+
+
+class _NoSegment:
+    """Stands where a segment will be: full from the start."""
+
+    count = limit = 0
+
+    def settle(self) -> None:
+        pass
+
+
+_NO_SEGMENT = cast("SegmentWriter", _NoSegment())
 
 
 class Recorder:
@@ -36,7 +73,7 @@ class Recorder:
     clock : callable
         Nanoseconds since 1970 (UTC).
     on_segment : callable
-        Called when a segment was begun, with this recorder's lock held.
+        Called when a segment was begun.
     """
 
     def __init__(
@@ -45,23 +82,22 @@ class Recorder:
         self._spool = spool
         self._clock = clock
         self._on_segment = on_segment
-        self._segment: SegmentWriter | None = None
         self._closed = False
         self._begin_session()
         watch_forks(self)
 
     def _begin_session(self) -> None:
-        self._lock = threading.RLock()
-        self._busy = False
-        self._nested: Recorder | None = None
+        self._segment: SegmentWriter | None = None
+        # The one segment, or nothing while somebody is appending to it.
+        self._free = [_NO_SEGMENT]
+        self._beside: list[Recorder] = []
         self._next_seq = 1
         self._synced = 0
         self.session = f"{time.time_ns() // 1_000_000:x}{secrets.token_hex(4)}"
 
     def append(
         self,
-        kind: int,
-        flags: int,
+        mark: int,
         latency: float,
         throughput: float,
         memory_efficiency: float,
@@ -70,124 +106,178 @@ class Recorder:
     ) -> ExecutionId:
         """Write one event; it is safe from the death of the process when this returns.
 
+        Parameters
+        ----------
+        mark : int
+            The kind of the event, and its flags from bit 8 on.
+        latency, throughput, memory_efficiency : float
+            In the units of the table ``executions``; NaN stands for "not measured".
+        context : tuple or None
+            Fields that repeat, and the names of the numbers in the payload.
+        payload : bytes or None
+            Everything else.
+
         Raises
         ------
+        MetricError
+            If the context cannot be written as it is.
         StoreError
-            If it cannot be written, or the recorder is closed; nothing was written.
+            If the event cannot be written, or the recorder is closed; nothing was written.
         """
-        with self._lock:
-            if self._busy:
-                return self._append_nested(
-                    kind, flags, latency, throughput, memory_efficiency, context, payload
+        try:
+            segment = self._free.pop()
+        except IndexError:
+            return self._append_beside(
+                mark, latency, throughput, memory_efficiency, context, payload
+            )
+        try:
+            if segment.count >= segment.limit:
+                segment = self._advance(segment)
+            if context is None:
+                entry = NO_CONTEXT
+            else:
+                try:
+                    entry = segment.contexts[context]
+                except (KeyError, TypeError):
+                    entry = segment.intern(context)
+            count = segment.count
+            seq = segment.first_seq + count
+            if payload is None:
+                body = _pack(
+                    seq, self._clock(), latency, throughput, memory_efficiency, 0, 0, entry, mark
                 )
-            self._busy = True
-            try:
-                segment = self._segment
-                if segment is None or (segment.count >= segment.limit and not segment.extend()):
-                    segment = self._roll()
-                return ExecutionId(
-                    self.session,
-                    segment.append(
-                        self._clock(),
-                        kind,
-                        flags,
-                        latency,
-                        throughput,
-                        memory_efficiency,
-                        context,
-                        payload,
-                    ),
+                checksum = _checksum(body)
+            else:
+                body = _pack(
+                    seq,
+                    self._clock(),
+                    latency,
+                    throughput,
+                    memory_efficiency,
+                    segment.put(payload),
+                    len(payload),
+                    entry,
+                    mark,
                 )
-            finally:
-                self._busy = False
+                checksum = _checksum(payload, _checksum(body))
+            place = HEADER_SIZE + count * SLOT_SIZE
+            segment.map[place : place + BODY_SIZE] = body
+            segment.words[_FIRST_CHECKSUM + count * _CHECKSUM_STEP] = checksum
+            segment.count = count + 1
+        except BaseException:
+            # What failed may have changed the segment, and a signal handler may have raised
+            # between the two last lines.
+            segment = self._segment or _NO_SEGMENT
+            segment.settle()
+            self._free.append(segment)
+            raise
+        self._free.append(segment)
+        return _new_id(ExecutionId, (self.session, seq))
 
-    def _append_nested(
+    def _append_beside(
         self,
-        kind: int,
-        flags: int,
+        mark: int,
         latency: float,
         throughput: float,
         memory_efficiency: float,
         context: tuple[object, ...] | None,
         payload: bytes | None,
     ) -> ExecutionId:
-        # A signal handler or a finalizer records while this very thread is within an
-        # append: a session of its own keeps it clear of the half-written slot.
-        nested = self._nested
-        if nested is None:
-            # It wakes nobody: what it interrupted may be the waking, with that lock held.
-            nested = self._nested = Recorder(self._spool, self._clock, _wake_nobody)
-        return nested.append(kind, flags, latency, throughput, memory_efficiency, context, payload)
+        # It wakes nobody: what it interrupted may be the waking, with that lock held.
+        if not self._beside:
+            self._beside.append(Recorder(self._spool, self._clock, _wake_nobody))
+        beside = self._beside[0]
+        if self._closed:
+            beside.close()
+        return beside.append(mark, latency, throughput, memory_efficiency, context, payload)
 
-    def _roll(self) -> SegmentWriter:
+    def _advance(self, segment: SegmentWriter) -> SegmentWriter:
+        if segment is not _NO_SEGMENT:
+            if segment.extend():
+                return segment
+            self._let_go(segment, segment.seal)
         if self._closed:
             raise StoreError(
                 f"The store at {self._spool.parent} is closed; open a new Store to record more."
             )
-        if self._segment is not None:
-            self._next_seq = self._segment.first_seq + self._segment.count
-            self._segment.seal()
-            self._segment = None
         segment = SegmentWriter(self._spool, self.session, self._next_seq, self._clock())
-        segment.extend()
         self._segment = segment
+        segment.extend()
         self._on_segment()
         return segment
 
+    def _let_go(self, segment: SegmentWriter, how: Callable[[], None]) -> None:
+        self._next_seq = segment.first_seq + segment.count
+        self._segment = None
+        how()
+
+    def _take(self, patience: float) -> SegmentWriter | None:
+        """Take the segment as an append does; None if others keep it."""
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return self._free.pop()
+            except IndexError:
+                if time.monotonic() >= deadline:
+                    return None
+                time.sleep(0.0005)
+
     @property
     def recorded(self) -> int:
-        """Events recorded in this session so far, those of nested sessions left out."""
+        """Events recorded so far, in this session and those beside it."""
         segment = self._segment
-        if segment is None:
-            return self._next_seq - 1
-        return segment.first_seq + segment.count - 1
+        own = self._next_seq if segment is None else segment.first_seq + segment.count
+        return own - 1 + sum(beside.recorded for beside in self._beside)
 
     def sync(self) -> None:
         """Bring to the disk what was recorded since the last call, without blocking append."""
-        with self._lock:
-            recorded, segment = self.recorded, self._segment
-            if segment is None or recorded == self._synced:
-                return
-            files = segment.files()
-            self._synced = recorded
-        for path in files:
-            sync_file(path)
-        if self._nested is not None:
-            self._nested.sync()
+        segment = self._segment
+        if segment is not None:
+            recorded = segment.first_seq + segment.count
+            if recorded != self._synced:
+                for path in segment.files():
+                    sync_file(path)
+                self._synced = recorded
+        for beside in self._beside:
+            beside.sync()
 
     def drop_lost_segment(self) -> bool:
-        """Let go of a segment that was deleted under us; say whether there was one."""
-        with self._lock:
-            if self._busy or self._segment is None or not self._segment.lost():
-                return False
-            self._next_seq = self._segment.first_seq + self._segment.count
-            self._segment.abandon()
-            self._segment = None
-            return True
+        """Let go of segments that were deleted under us; say whether there were any."""
+        dropped = [beside.drop_lost_segment() for beside in self._beside]
+        segment = self._segment
+        if segment is None or not segment.lost():
+            return any(dropped)
+        taken = self._take(_PATIENCE)
+        if taken is not segment:
+            if taken is not None:
+                self._free.append(taken)
+            return any(dropped)
+        self._let_go(segment, segment.abandon)
+        self._free.append(_NO_SEGMENT)
+        return True
 
     def close(self) -> None:
-        """Seal the segment. Idempotent; a later append is an error."""
-        with self._lock:
-            self._closed = True
-            if self._nested is not None:
-                self._nested.close()
-            if self._segment is not None:
-                self.sync()
-                self._next_seq = self._segment.first_seq + self._segment.count
-                self._segment.seal()
-                self._segment = None
+        """Seal the segments. Idempotent; a later append is an error."""
+        self._closed = True
+        for beside in self._beside:
+            beside.close()
+        taken = self._take(_PATIENCE)
+        # One that an interrupted or endless append keeps is sealed by the death of the process.
+        if taken is not None and taken is not _NO_SEGMENT:
+            self.sync()
+            self._let_go(taken, taken.seal)
+        if taken is not None:
+            self._free.append(_NO_SEGMENT)
 
     def before_fork(self) -> None:
-        """Wait until no append is half done."""
-        self._lock.acquire()
+        """Nothing to wait for: the child lets go of every segment, half-written or not."""
 
     def after_fork_in_parent(self) -> None:
         """Go on with the same segment."""
-        self._lock.release()
 
     def after_fork_in_child(self) -> None:
-        """Begin a session; the parent's segment is only let go of."""
+        """Begin a session; the parent's segments are only let go of."""
+        # Each session beside this one is watched for itself.
         if self._segment is not None:
             self._segment.abandon()
-            self._segment = None
         self._begin_session()

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 __all__ = [
     "COMMON",
     "CONTEXT",
+    "INTERRUPTED",
+    "IN_SLOT",
     "KIND_OF",
     "MAX_PAYLOAD",
+    "PACKABLE",
+    "ROLLUPS",
     "SCHEMA_VERSION",
     "TABLES",
     "ExecutionId",
@@ -34,6 +38,9 @@ COMMON: Mapping[str, str] = MappingProxyType(
     {"ts": "TIMESTAMP", "session": "VARCHAR", "seq": "UBIGINT"}
 )
 
+#: The recorded ``failure`` of a run that the person stopped: no evidence about the model.
+INTERRUPTED = "interrupted"
+
 #: What repeats from one execution to the next is written once per segment.
 CONTEXT = (
     "model",
@@ -47,8 +54,7 @@ CONTEXT = (
 )
 
 
-@dataclass(frozen=True, slots=True, init=False)
-class ExecutionId:
+class ExecutionId(NamedTuple):
     """Which event it is, among all processes that ever recorded.
 
     Attributes
@@ -66,12 +72,6 @@ class ExecutionId:
 
     session: str
     seq: int
-
-    def __init__(self, session: str, seq: int) -> None:
-        # One is made per record(): the slots' own setters take half the time of the
-        # __init__ that a frozen dataclass gets.
-        _set_session(self, session)
-        _set_seq(self, seq)
 
     def __str__(self) -> str:
         return f"{self.session}:{self.seq}"
@@ -91,8 +91,13 @@ class ExecutionId:
         return cls(session, int(seq))
 
 
-_set_session: Callable[[ExecutionId, str], None] = vars(ExecutionId)["session"].__set__
-_set_seq: Callable[[ExecutionId, int], None] = vars(ExecutionId)["seq"].__set__
+#: The metrics that have a place of their own in every slot, in this order.
+IN_SLOT = ("latency", "throughput", "memory_efficiency", "success")
+
+#: The other metrics that are numbers, and have columns; beside these, numbers go to ``num``.
+PACKABLE = frozenset(
+    {"time_to_first_token", "tokens_in", "tokens_out", "peak_memory", "energy", "quality"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +121,13 @@ class Table:
         return {**COMMON, **self.columns}
 
 
-def _table(kind: int, columns: str) -> Table:
+def _columns(columns: str) -> Mapping[str, str]:
     pairs = (column.split(" ", 1) for column in columns.replace("\n", " ").split("; "))
-    return Table(kind, MappingProxyType({name.strip(): sql.strip() for name, sql in pairs}))
+    return MappingProxyType({name.strip(): sql.strip() for name, sql in pairs})
+
+
+def _table(kind: int, columns: str) -> Table:
+    return Table(kind, _columns(columns))
 
 
 TABLES: Mapping[str, Table] = MappingProxyType(
@@ -176,3 +185,26 @@ TABLES: Mapping[str, Table] = MappingProxyType(
 )
 
 KIND_OF: Mapping[str, int] = MappingProxyType({name: table.kind for name, table in TABLES.items()})
+
+#: Types by column of the tables of sums, which follow from the executions.
+ROLLUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "execution_hours": _columns(
+            "hour TIMESTAMP; model VARCHAR; fingerprint VARCHAR; task VARCHAR; device VARCHAR; "
+            "runtime VARCHAR; settings VARCHAR; hardware VARCHAR; external BOOLEAN; "
+            "merged BOOLEAN; runs UBIGINT; succeeded UBIGINT; interrupted UBIGINT; "
+            "latency_count UBIGINT; latency_sum DOUBLE; latency_min DOUBLE; latency_max DOUBLE; "
+            "throughput_count UBIGINT; throughput_sum DOUBLE; "
+            "ln_throughput_count UBIGINT; ln_throughput_sum DOUBLE; "
+            "ln_work_count UBIGINT; ln_work_sum DOUBLE; "
+            "time_to_first_token_count UBIGINT; time_to_first_token_sum DOUBLE; "
+            "quality_count UBIGINT; quality_sum DOUBLE; "
+            "tokens_in DOUBLE; tokens_out DOUBLE; energy DOUBLE; "
+            "peak_memory UBIGINT; peak_memory_succeeded UBIGINT; last_run TIMESTAMP"
+        ),
+        "execution_histograms": _columns(
+            "day TIMESTAMP; model VARCHAR; fingerprint VARCHAR; task VARCHAR; hardware VARCHAR; "
+            "quantity VARCHAR; bucket INTEGER; value DOUBLE; merged BOOLEAN; runs UBIGINT"
+        ),
+    }
+)

@@ -2,9 +2,10 @@
 
 A segment is ``<session>-<first_seq>.rec`` (a header of 4 KiB, then 64-byte slots) with
 two sidecars: ``.str`` holds interned contexts, ``.ext`` holds payloads, both written
-before the slot that refers to them. A slot's sequence number is written last, so a slot
-counts only if its number fits its place. Dirty pages belong to the operating system:
-what `SegmentWriter.append` returned from survives the death of the process.
+before the slot that refers to them. A slot's checksum, which is never zero, is written
+last; a slot counts only if its sequence number fits its place and its checksum fits all.
+Dirty pages belong to the operating system: what `Recorder.append` returned from survives
+the death of the process.
 """
 
 from __future__ import annotations
@@ -36,9 +37,11 @@ __all__ = [
     "FORMAT_VERSION",
     "HEADER",
     "HEADER_SIZE",
+    "KIND",
     "MAGIC",
     "NAN",
     "NO_CONTEXT",
+    "PACKED",
     "SLOT_SIZE",
     "SUCCESS",
     "SegmentWriter",
@@ -48,20 +51,27 @@ __all__ = [
 ]
 
 MAGIC = b"RVNXSEG\x00"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 HEADER_SIZE = 4096
 SLOT_SIZE = 64
 CAPACITY = 65_536
 #: Magic, version, slot size, capacity, first sequence number, process, creation (ns), session.
 HEADER = struct.Struct("=8sHHIQQq32s")
-#: After the sequence number: ts (ns), latency, throughput, memory efficiency, payload
-#: offset, payload length, context, kind, flags, reserved. A CRC-32 of these follows.
-BODY = struct.Struct("=qdddQIIBBH")
+#: Sequence number, ts (ns), latency, throughput, memory efficiency, payload offset, payload
+#: length, context, kind (8 bits) and flags (from bit 8 on). Adler-32 (RFC 1950) of these
+#: and the payload follows: on 60 bytes its sums do not wrap, so that no error of one or two
+#: bytes escapes it, and it takes a third of the time of a CRC.
+BODY = struct.Struct("=QqdddQIII")
 BODY_SIZE = BODY.size
 #: Before each interned context: its length and its CRC-32.
 ENTRY = struct.Struct("=II")
 NO_CONTEXT = 0xFFFF_FFFF
-SUCCESS = 1
+#: Flags of a slot: the execution succeeded; its payload holds doubles, whose names stand at
+#: the end of its context, instead of JSON.
+SUCCESS = 1 << 8
+PACKED = 1 << 9
+#: The bits that hold the kind.
+KIND = 0xFF
 #: What stands in a slot for "not measured"; no metric can have it as its value.
 NAN = math.nan
 
@@ -70,7 +80,6 @@ _EXT_START = 1024 * 1024
 _EXT_STEP = 16 * 1024 * 1024
 _MAX_SIDECAR = 1 << 31
 
-_pack = BODY.pack
 _crc32 = zlib.crc32
 
 
@@ -118,7 +127,9 @@ def sync_file(path: Path) -> None:
 
 
 class SegmentWriter:
-    """The one writer of one segment; its owner serialises the calls.
+    """The files of one segment, mapped for writing; `Recorder.append` fills the slots.
+
+    Its owner serialises the calls.
 
     Parameters
     ----------
@@ -135,6 +146,12 @@ class SegmentWriter:
     ----------
     count, limit : int
         Events written, and how many may be before `extend` has to be called.
+    contexts : dict of tuple to int
+        Numbers of the contexts that were interned.
+    map : mmap
+        The file of slots, as bytes.
+    words : memoryview of uint32
+        The same memory.
 
     Raises
     ------
@@ -143,24 +160,23 @@ class SegmentWriter:
     """
 
     __slots__ = (
-        "_contexts",
         "_ext_end",
         "_ext_fd",
         "_ext_map",
         "_ext_size",
         "_fd",
-        "_map",
-        "_seqs",
         "_sidecar_full",
         "_str_end",
         "_str_fd",
         "_view",
         "_warm",
-        "_words",
+        "contexts",
         "count",
         "first_seq",
         "limit",
+        "map",
         "path",
+        "words",
     )
 
     def __init__(self, spool: Path, session: str, first_seq: int, created: int) -> None:
@@ -170,7 +186,7 @@ class SegmentWriter:
         self.limit = 0
         self._warm = 0
         self._sidecar_full = False
-        self._contexts: dict[tuple[object, ...], int] = {}
+        self.contexts: dict[tuple[object, ...], int] = {}
         self._str_fd = self._ext_fd = -1
         self._str_end = self._ext_end = self._ext_size = 0
         self._ext_map: mmap.mmap | None = None
@@ -196,7 +212,7 @@ class SegmentWriter:
                 session.encode("ascii"),
             )
             os.pwrite(self._fd, header + ENTRY.pack(len(header), _crc32(header)), 0)
-            self._map = mmap.mmap(self._fd, size)
+            self.map = mmap.mmap(self._fd, size)
             draft.rename(self.path)
         except BaseException as error:
             if self._fd >= 0:
@@ -206,68 +222,19 @@ class SegmentWriter:
             if isinstance(error, OSError):
                 raise store_error(spool, error) from error
             raise
-        self._view = memoryview(self._map)
-        self._seqs = self._view.cast("Q")
-        self._words = self._view.cast("I")
+        self._view = memoryview(self.map)
+        self.words = self._view.cast("I")
 
-    def append(
-        self,
-        ts: int,
-        kind: int,
-        flags: int,
-        latency: float,
-        throughput: float,
-        memory_efficiency: float,
-        context: tuple[object, ...] | None,
-        payload: bytes | None,
-    ) -> int:
-        """Write one event and return its sequence number; NaN stands for "not measured".
+    def intern(self, context: tuple[object, ...]) -> int:
+        """Write a context that is new to this segment and return its number.
 
         Raises
         ------
         MetricError
-            If the context or the payload cannot be written as it is.
+            If it cannot be written as it is.
         StoreError
-            If a sidecar cannot grow; nothing was written.
+            If the sidecar cannot grow.
         """
-        if context is None:
-            entry = NO_CONTEXT
-        else:
-            try:
-                entry = self._contexts[context]
-            except (KeyError, TypeError):
-                entry = self._intern(context)
-        if payload is None:
-            body = _pack(ts, latency, throughput, memory_efficiency, 0, 0, entry, kind, flags, 0)
-            crc = _crc32(body)
-        else:
-            offset = self._put(payload)
-            body = _pack(
-                ts,
-                latency,
-                throughput,
-                memory_efficiency,
-                offset,
-                len(payload),
-                entry,
-                kind,
-                flags,
-                0,
-            )
-            crc = _crc32(payload, _crc32(body))
-        base = HEADER_SIZE + self.count * SLOT_SIZE
-        if self._seqs[base >> 3]:
-            # An exception from a signal handler came between the two last lines below.
-            self.count += 1
-            base += SLOT_SIZE
-        seq = self.first_seq + self.count
-        self._map[base + 8 : base + 60] = body
-        self._words[(base + 60) >> 2] = crc
-        self._seqs[base >> 3] = seq
-        self.count += 1
-        return seq
-
-    def _intern(self, context: tuple[object, ...]) -> int:
         check_context(context)
         try:
             text = json.dumps(context, ensure_ascii=False).encode()
@@ -291,10 +258,17 @@ class SegmentWriter:
         offset = self._str_end
         self._str_end += len(entry)
         self._limit_sidecar(self._str_end)
-        self._contexts[context] = offset
+        self.contexts[context] = offset
         return offset
 
-    def _put(self, payload: bytes) -> int:
+    def put(self, payload: bytes) -> int:
+        """Write a payload and return its offset.
+
+        Raises
+        ------
+        StoreError
+            If the sidecar cannot grow; nothing was written.
+        """
         offset = self._ext_end
         end = offset + len(payload)
         if end > self._ext_size:
@@ -316,16 +290,14 @@ class SegmentWriter:
         The pages ahead are brought into memory by one write, for to fault them in one by
         one from the map takes several times as long.
         """
-        # One slot is kept in hand for an append that finds its place already taken.
-        if self._sidecar_full or self.count >= CAPACITY - 1:
+        if self._sidecar_full or self.count >= CAPACITY:
             return False
-        # The slot at `count` may be such a place: it is not to be overwritten.
-        start = max(self._warm, self.count + 1)
+        start = max(self._warm, self.count)
         self._warm = min(start + _WARM_SLOTS, CAPACITY)
         blank = bytes((self._warm - start) * SLOT_SIZE)
         with contextlib.suppress(OSError):
             os.pwrite(self._fd, blank, HEADER_SIZE + start * SLOT_SIZE)
-        self.limit = self._warm - 1
+        self.limit = self._warm
         return True
 
     def _grow(self, end: int) -> None:
@@ -344,6 +316,11 @@ class SegmentWriter:
         if self._ext_map is not None:
             self._ext_map.close()
         self._ext_map, self._ext_size = grown, size
+
+    def settle(self) -> None:
+        """After an exception within an append: count the slot if it was written."""
+        if self.words[(HEADER_SIZE + self.count * SLOT_SIZE + BODY_SIZE) >> 2]:
+            self.count += 1
 
     def lost(self) -> bool:
         """Whether the file was deleted or replaced under its writer."""
@@ -380,9 +357,9 @@ class SegmentWriter:
         if self._fd < 0:
             return
         # The map holds a duplicate of the descriptor, and with it the lock: views first.
-        for view in (self._seqs, self._words, self._view):
+        for view in (self.words, self._view):
             view.release()
-        self._map.close()
+        self.map.close()
         if self._ext_map is not None:
             self._ext_map.close()
             self._ext_map = None

@@ -1,7 +1,4 @@
-"""What may be recorded: every value is checked before anything is written.
-
-The common shapes take a short way, because `split_metrics` runs on every execution.
-"""
+"""What may be recorded: every value is checked before anything is written."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import json
 import math
 import numbers
 import os
-import sys
 from collections.abc import Mapping
 from json import encoder as json_encoder
 from typing import TYPE_CHECKING, Any
@@ -20,9 +16,8 @@ from ravenxterm_lab.store.schema import COMMON, CONTEXT, MAX_PAYLOAD, TABLES, Ex
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["check_context", "encode_fields", "split_metrics"]
+__all__ = ["check_context", "encode_fields", "encode_metrics"]
 
-_INF = math.inf
 _NAN = math.nan
 _UINT_MAX = {"UBIGINT": 2**64 - 1, "UINTEGER": 2**32 - 1}
 _EVENTS = ("added", "changed", "moved", "removed")
@@ -189,16 +184,6 @@ _METRICS: dict[str, Callable[[str, object], object]] = {
     "quality": _fraction,
     "error": _text,
 }
-#: The largest float, or whole number, that a metric can take without a closer look.
-_FLOAT_LIMIT = {
-    "latency": sys.float_info.max,
-    "throughput": sys.float_info.max,
-    "memory_efficiency": 1.0,
-    "time_to_first_token": sys.float_info.max,
-    "energy": sys.float_info.max,
-    "quality": 1.0,
-}
-_COUNT_LIMIT = dict.fromkeys(("tokens_in", "tokens_out", "peak_memory"), _UINT_MAX["UBIGINT"])
 _BY_TYPE: dict[str, Callable[[str, object], object]] = {
     "VARCHAR": _text,
     "DOUBLE": _real,
@@ -235,75 +220,39 @@ def _finish(document: Mapping[str, object]) -> bytes:
     return payload
 
 
-def split_metrics(
+def encode_metrics(
     metrics: Mapping[str, Any], selection: str | None
 ) -> tuple[float, float, float, bool, bytes | None]:
-    """Check the metrics of an execution and lay them out for a slot.
-
-    Parameters
-    ----------
-    metrics : mapping of str to any
-        Known keys in the units of the table ``executions``; None is "not measured".
-    selection : str or None
-        The selection that chose the model.
+    """Check the metrics of an execution one by one and encode those beyond the slot as JSON.
 
     Returns
     -------
     tuple
-        Latency (s), throughput (1/s), memory efficiency (0-1), each NaN when not
-        measured; success; and the payload, if anything else was given.
+        As `ravenxterm_lab.store.packing.split_metrics`, without the names.
 
     Raises
     ------
     MetricError
         If a value is not allowed; the message names the key, the value and what is.
     """
-    if selection is None and type(metrics) is dict and len(metrics) == 4:
-        get = metrics.get
-        latency, throughput, memory = (
-            get("latency"),
-            get("throughput"),
-            get("memory_efficiency"),
-        )
-        success = get("success")
-        if (
-            type(latency) is type(throughput) is type(memory) is float
-            and 0.0 <= latency < _INF
-            and 0.0 <= throughput < _INF
-            and 0.0 <= memory <= 1.0
-            and (success is True or success is False)
-        ):
-            return latency, throughput, memory, success, None
-    if type(metrics) is not dict and not isinstance(metrics, Mapping):
+    if not isinstance(metrics, Mapping):
         raise MetricError(
             f"metrics must be a mapping such as {{'latency': 0.1}}, got "
             f"{type(metrics).__name__}. Nothing was recorded."
         )
-    return _split_slowly(metrics, selection)
-
-
-def _split_slowly(
-    metrics: Mapping[str, Any], selection: str | None
-) -> tuple[float, float, float, bool, bytes | None]:
     known: dict[str, Any] = {}
     num: dict[str, float] = {}
     extra: dict[str, object] = {}
     for key, value in metrics.items():
         check = _METRICS.get(key)
         if check is not None:
-            # The two usual types in their range need no call.
-            if (type(value) is float and 0.0 <= value <= _FLOAT_LIMIT.get(key, -1.0)) or (
-                type(value) is int and 0 <= value <= _COUNT_LIMIT.get(key, -1)
-            ):
-                known[key] = value
-            elif value is not None:
+            if value is not None:
                 known[key] = check(key, value)
-        elif type(key) is not str:
+        elif type(key) is not str or not key:
             raise MetricError(
-                f"The name of a metric must be a string, got {key!r}. Nothing was recorded."
+                f"The name of a metric must be a string that is not empty, got {key!r}. "
+                "Nothing was recorded."
             )
-        elif type(value) is float and -_INF < value < _INF:
-            num[key] = value
         elif isinstance(value, numbers.Real) and not _is_bool(value):
             num[key] = _real(key, value)
         else:
@@ -325,12 +274,14 @@ def _split_slowly(
 def check_context(context: Sequence[object]) -> None:
     """Check what describes an execution; called when a context is new to a segment.
 
+    After the fields of `CONTEXT` may stand the names of the numbers in the payload.
+
     Raises
     ------
     MetricError
         If one is of a wrong type or the model has no name.
     """
-    for name, value in zip(CONTEXT, context, strict=True):
+    for name, value in zip(CONTEXT, context, strict=False):
         if name == "external":
             _flag(name, value)
         elif value is not None and not isinstance(value, str):
