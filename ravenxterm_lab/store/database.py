@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+import time
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,17 @@ CATALOGUE = "ingested"
 _STORAGE_VERSION = "v1.5.0"
 _PACKAGE = "ravenxterm_lab.store"
 
+#: What helps, by what the reason says; a damaged file is the one that is moved aside.
+_REMEDIES = {
+    "Too many open files": "Raise the limit of open files (ulimit -n).",
+    "No space left": "Free space on the disk.",
+    "Permission denied": "Make it readable, and the directory too.",
+    "Conflicting lock": "Close it there: this package holds it for moments only.",
+    "replaying WAL": "Its log, the file of this name and .wal, is damaged or another's: move that "
+    "aside; what the log alone held is lost, everything else is kept.",
+    "": "Move it aside to begin a new one; what still waits in the spool is kept.",
+}
+
 # DuckDB starts threads and takes locks of the whole process while it connects; a fork
 # at that moment would leave them locked for ever in the child.
 _connecting = threading.Lock()
@@ -51,7 +63,13 @@ if hasattr(os, "register_at_fork"):
 
 
 def connect(threads: int | None = None) -> duckdb.DuckDBPyConnection:
-    """Open an empty database in memory that reaches for no network and no Python variable."""
+    """Open an empty database in memory that reaches for no network and no Python variable.
+
+    Raises
+    ------
+    StoreError
+        If DuckDB cannot start.
+    """
     with _connecting:
         import duckdb
 
@@ -59,13 +77,28 @@ def connect(threads: int | None = None) -> duckdb.DuckDBPyConnection:
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
             "python_enable_replacements": False,
-            "temp_directory": str(Path(tempfile.gettempdir()) / f"ravenxterm-{os.getpid()}"),
+            "temp_directory": _temporary_directory(),
         }
         if threads is not None:
             config["threads"] = threads
-        connection = duckdb.connect(":memory:", config=config)
-        connection.execute("SET TimeZone = 'UTC'")
+        try:
+            connection = duckdb.connect(":memory:", config=config)
+            connection.execute("SET TimeZone = 'UTC'")
+        except duckdb.Error as error:
+            reason = str(error).splitlines()[0]
+            raise StoreError(
+                f"DuckDB cannot start ({reason}); nothing is lost. Raise the limit of open files "
+                "(ulimit -n), or free memory."
+            ) from error
         return connection
+
+
+def _temporary_directory() -> str:
+    """Return where large queries may spill; nowhere when no such directory can be written."""
+    try:
+        return str(Path(tempfile.gettempdir()) / f"ravenxterm-{os.getpid()}")
+    except FileNotFoundError:
+        return ""
 
 
 def _quoted(path: Path) -> str:
@@ -140,6 +173,10 @@ def create(directory: Path) -> None:
     finally:
         connection.close()
     draft.chmod(0o600)
+    # The log of a file that was moved aside would make DuckDB refuse the new one.
+    log = directory / f"{DATABASE}.wal"
+    if log.exists():
+        log.rename(directory / f"{DATABASE}.{time.time_ns()}.wal")
     draft.rename(path)
 
 
@@ -162,10 +199,9 @@ def attach(connection: duckdb.DuckDBPyConnection, directory: Path, *, read_only:
         )
         version = _version(connection)
     except duckdb.Error as error:
-        raise StoreError(
-            f"{path} cannot be opened by DuckDB ({str(error).splitlines()[0]}). Move it aside "
-            "to begin a new one; what still waits in the spool is kept."
-        ) from error
+        reason = str(error).splitlines()[0]
+        remedy = next(remedy for sign, remedy in _REMEDIES.items() if sign in str(error))
+        raise StoreError(f"{path} cannot be opened by DuckDB ({reason}). {remedy}") from error
     if version > SCHEMA_VERSION:
         connection.execute(f"DETACH {CATALOGUE}")
         raise StoreVersionError(

@@ -101,9 +101,13 @@ class FileLock:
         except FileNotFoundError:
             raise
         except OSError as error:
+            remedy = (
+                "Raise the limit of open files (ulimit -n)."
+                if error.errno in (errno.EMFILE, errno.ENFILE)
+                else "Make its directory accessible, or set RAVENXTERM_HOME to one that is."
+            )
             raise StoreError(
-                f"The lock file {path} cannot be opened ({error.strerror}). Make its directory "
-                "accessible, or set RAVENXTERM_HOME to one that is."
+                f"The lock file {path} cannot be opened ({error.strerror}). {remedy}"
             ) from error
         self._pid = os.getpid()
         _held.add(self._fd)
