@@ -161,7 +161,7 @@ def read_history(
         If the name is neither registered nor recorded.
     """
     if model is None:
-        rows = store.sql("SELECT DISTINCT model FROM executions").fetchall()
+        rows = store.sql("SELECT DISTINCT model FROM execution_hours").fetchall()
         recorded = {row[0] for row in rows}
         if name not in recorded:
             hint = did_you_mean(name, {*known, *recorded})

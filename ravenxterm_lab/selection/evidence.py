@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ravenxterm_lab.store.schema import INTERRUPTED
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -15,54 +17,80 @@ __all__ = ["INTERRUPTED", "CellEvidence", "Evidence"]
 #: Days after which a speed measurement counts half; machines and drivers change.
 SPEED_HALF_LIFE_DAYS = 14.0
 
-#: The recorded ``failure`` of a run that the person stopped: no evidence about the model.
-INTERRUPTED = "interrupted"
-
-# One query, since each opens the store anew. Quality belongs to the model, so it is not tied to the
-# hardware; speed, memory and failures are. A thumb up or down arrives late and simply joins by
-# execution; the latest one counts. Memory depends on the engine's settings (the context above
-# all), so a peak holds for them only.
+# One query, since each opens the store anew, and over the hourly sums, since it is asked before
+# every choice: a history of 10 million executions is some thousand rows. An hour counts as a whole,
+# with the age of its middle, so that a weight is off by at most half an hour's decay: 0.11 %.
+# Quality belongs to the model, so it is not tied to the hardware; speed, memory and failures are.
+# A thumb up or down arrives late: it shifts the sum by what it replaces, the latest one counts, and
+# joined by session and number it prunes the scan for what it replaces. Memory depends on the
+# engine's settings (the context above all), so a peak holds for them only.
 _EVIDENCE_SQL = """
 WITH judged AS (
-    SELECT execution, arg_max(quality, ts) AS quality FROM feedback GROUP BY execution
-), runs AS (
+    SELECT
+        split_part(execution, ':', 1) AS session,
+        split_part(execution, ':', 2)::UBIGINT AS seq,
+        arg_max(quality, ts) AS quality
+    FROM feedback
+    WHERE quality IS NOT NULL AND regexp_full_match(execution, '[^:]+:[1-9][0-9]{0,18}')
+    GROUP BY execution
+), corrections AS (
     SELECT
         coalesce(e.fingerprint, e.model) AS model_key,
         e.task,
-        e.success,
-        coalesce(e.hardware, $hardware) = $hardware AS here,
-        coalesce(j.quality, e.quality) AS quality,
-        CASE WHEN e.success AND e.throughput > 0 THEN ln(e.throughput) END AS ln_speed,
-        CASE WHEN e.success AND coalesce(e.tokens_out, e.latency * e.throughput) > 0
-             THEN ln(coalesce(e.tokens_out, e.latency * e.throughput)) END AS ln_work,
-        CASE WHEN e.success THEN e.time_to_first_token END AS first_token,
-        pow(2, -greatest(date_diff('second', e.ts, CAST($now AS TIMESTAMP)), 0)
-               / ($half_life * 86400.0)) AS weight
+        sum(j.quality - coalesce(e.quality, 0)) AS shift,
+        count(*) FILTER (e.quality IS NULL) AS added
     FROM executions e
-    LEFT JOIN judged j ON j.execution = e.session || ':' || e.seq
+    JOIN judged j ON j.session = e.session AND j.seq = e.seq
     WHERE e.task IS NOT NULL AND coalesce(e.extra->>'failure', '') <> $interrupted
-), cells AS (
+    GROUP BY ALL
+), hours AS (
+    SELECT
+        *,
+        coalesce(fingerprint, model) AS model_key,
+        coalesce(hardware, $hardware) = $hardware AS here,
+        pow(2, -greatest(date_diff('second', hour, CAST($now AS TIMESTAMP)) - 1800, 0)
+               / ($half_life * 86400.0)) AS weight
+    FROM execution_hours
+), sums AS (
     SELECT
         model_key,
         task,
-        count(*) FILTER (here) AS runs,
-        count(*) FILTER (here AND success) AS succeeded,
-        count(*) FILTER (here AND NOT success) AS failed,
-        count(quality) AS quality_n,
-        avg(quality) AS quality_mean,
-        sum(weight) FILTER (here AND ln_speed IS NOT NULL) AS speed_n,
-        sum(weight * ln_speed) FILTER (here AND ln_speed IS NOT NULL)
-            / sum(weight) FILTER (here AND ln_speed IS NOT NULL) AS speed_mean,
-        count(ln_work) AS work_n,
-        avg(ln_work) AS work_mean,
-        avg(first_token) FILTER (here) AS first_token_mean
-    FROM runs
+        sum(runs - interrupted) AS everywhere,
+        sum(runs - interrupted) FILTER (here) AS runs,
+        sum(succeeded) FILTER (here) AS succeeded,
+        sum(quality_count) AS quality_n,
+        sum(quality_sum) AS quality_sum,
+        sum(weight * ln_throughput_count) FILTER (here) AS speed_n,
+        sum(weight * ln_throughput_sum) FILTER (here) AS speed_sum,
+        sum(ln_work_count) AS work_n,
+        sum(ln_work_sum) AS work_sum,
+        sum(time_to_first_token_sum) FILTER (here) AS first_token_sum,
+        sum(time_to_first_token_count) FILTER (here) AS first_token_n
+    FROM hours
+    WHERE task IS NOT NULL
     GROUP BY model_key, task
+), cells AS (
+    SELECT
+        s.model_key,
+        s.task,
+        coalesce(s.runs, 0)::BIGINT AS runs,
+        coalesce(s.succeeded, 0)::BIGINT AS succeeded,
+        coalesce(s.runs - s.succeeded, 0)::BIGINT AS failed,
+        (s.quality_n + coalesce(c.added, 0))::BIGINT AS quality_n,
+        (coalesce(s.quality_sum, 0) + coalesce(c.shift, 0))
+            / nullif(s.quality_n + coalesce(c.added, 0), 0) AS quality_mean,
+        s.speed_n,
+        s.speed_sum / nullif(s.speed_n, 0) AS speed_mean,
+        s.work_n::BIGINT AS work_n,
+        s.work_sum / nullif(s.work_n, 0) AS work_mean,
+        s.first_token_sum / nullif(s.first_token_n, 0) AS first_token_mean
+    FROM sums s
+    LEFT JOIN corrections c ON c.model_key = s.model_key AND c.task = s.task
+    WHERE s.everywhere > 0
 ), peaks AS (
-    SELECT coalesce(fingerprint, model) AS model_key, coalesce(settings, '') AS settings,
-           max(peak_memory) AS peak
-    FROM executions
-    WHERE success AND peak_memory > 0 AND coalesce(hardware, $hardware) = $hardware
+    SELECT model_key, coalesce(settings, '') AS settings, max(peak_memory_succeeded) AS peak
+    FROM hours
+    WHERE here AND peak_memory_succeeded > 0
     GROUP BY ALL
 ), waits AS (
     SELECT coalesce(fingerprint, model) AS model_key, median(seconds) AS load_seconds

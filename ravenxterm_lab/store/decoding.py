@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ravenxterm_lab.store.arrow import constant, dictionary, fixed, merged, number_maps, scattered
-from ravenxterm_lab.store.schema import CONTEXT, IN_SLOT, KIND_OF, PACKABLE, TABLES
+from ravenxterm_lab.store.schema import CONTEXT, IN_SLOT, KIND_OF, PACKABLE, ROLLUPS, TABLES
 from ravenxterm_lab.store.segments import KIND, SUCCESS
 
 if TYPE_CHECKING:
@@ -29,9 +29,8 @@ _SMALL = 1 << 20
 
 def select_list(table: str) -> str:
     """Return the SQL that turns the Arrow columns of ``table`` into those of the schema."""
-    return ", ".join(
-        f'"{name}"::{sql} AS "{name}"' for name, sql in TABLES[table].all_columns.items()
-    )
+    columns = ROLLUPS[table] if table in ROLLUPS else TABLES[table].all_columns
+    return ", ".join(f'"{name}"::{sql} AS "{name}"' for name, sql in columns.items())
 
 
 def decode(batches: Iterable[Rows]) -> dict[str, pa.Table]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -94,6 +95,9 @@ class Ingester:
         self._watermarks: dict[str, int] = {}
         self._state: tuple[int, ...] | None = None
         self._patience = 0.25
+        # Successful runs by model and task that this process moved: of many, the rollups
+        # need not keep each value.
+        self._known: Counter[tuple[str | None, str | None]] = Counter()
         self._lock = threading.Lock()
         self._at_rest = False
         watch_forks(self)
@@ -277,6 +281,13 @@ class Ingester:
         import duckdb
 
         from ravenxterm_lab.store.decoding import select_list
+        from ravenxterm_lab.store.merging import merge_partials
+        from ravenxterm_lab.store.rollups import summarise, tally
+
+        rollups: dict[str, pa.Table] = {}
+        if "executions" in tables:
+            rollups = summarise(tables["executions"], self._known)
+            tables = tables | rollups
 
         connection = database.connect(threads=1)
         try:
@@ -302,12 +313,15 @@ class Ingester:
                 if before != self._watermarks:
                     # The file was replaced since it was read; begin again from what it says.
                     self._watermarks = before
+                    self._known.clear()
                     return 0.0
                 connection.execute("BEGIN")
                 for name in tables:
                     target, columns = f"{database.CATALOGUE}.{name}", select_list(name)
                     insert = f"INSERT INTO {target} BY NAME SELECT {columns} FROM pending_{name}"  # noqa: S608 - our own names
                     connection.execute(insert)
+                if rollups:
+                    merge_partials(connection, database.CATALOGUE)
                 database.write_watermarks(connection, before, after)
                 connection.execute("COMMIT")
                 # Within the gate: detaching checkpoints, and readers shall find no log to replay.
@@ -323,6 +337,8 @@ class Ingester:
         finally:
             connection.close()
         self._watermarks = after
+        if rollups:
+            self._known += tally(rollups["execution_hours"])
         return time.perf_counter() - began
 
     def _remove_consumed(self, work: list[_Work]) -> None:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from ravenxterm_lab.exceptions import QueryError, StoreError
 from ravenxterm_lab.store import database
 from ravenxterm_lab.store.locks import shared_gate
-from ravenxterm_lab.store.queries import ROWS_OF, check_statement, one_line
+from ravenxterm_lab.store.queries import ROWS_OF, Needs, check_statement, one_line
 from ravenxterm_lab.store.result import QueryResult
-from ravenxterm_lab.store.schema import TABLES
+from ravenxterm_lab.store.schema import ROLLUPS, TABLES
 from ravenxterm_lab.store.segments import store_error
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Reader", "Waiting", "open_reader", "run_query"]
 
 _WAITING = "waiting"
+_ALL = Needs()
 
 _COUNTS = " UNION ALL ".join(f"SELECT '{name}', count(*) FROM {name}" for name in TABLES)  # noqa: S608 - our own names
 
@@ -91,7 +92,9 @@ class Reader:
 
 
 @contextlib.contextmanager
-def open_reader(directory: Path, note: Callable[[str], None]) -> Iterator[Reader]:
+def open_reader(
+    directory: Path, note: Callable[[str], None], needs: Needs = _ALL
+) -> Iterator[Reader]:
     """Open what was recorded so far, by every process; the gate is held meanwhile.
 
     Parameters
@@ -100,6 +103,8 @@ def open_reader(directory: Path, note: Callable[[str], None]) -> Iterator[Reader
         The store; nothing is created when it does not exist.
     note : callable
         Receives a sentence for each event or segment that cannot be read.
+    needs : Needs
+        What to set up beside the tables of events; all by default.
 
     Raises
     ------
@@ -129,10 +134,12 @@ def open_reader(directory: Path, note: Callable[[str], None]) -> Iterator[Reader
             database.attach(connection, directory, read_only=True)
         else:
             connection.execute(f"ATTACH ':memory:' AS {database.CATALOGUE}")
-            database.migrate(connection)
+            database.migrate(connection, described=needs.comments)
         watermarks = database.read_watermarks(connection)
-        waiting = _add_pending(connection, segments, watermarks, note)
-        connection.execute(database.views(outside=True))
+        waiting = _add_pending(connection, segments, watermarks, note, needs.rollups)
+        connection.execute(database.views(outside=True, statistics=needs.statistics))
+        if needs.comments:
+            _copy_comments(connection)
         connection.execute("SET enable_external_access = false")
         sessions = len(watermarks.keys() | {segment.session for segment in segments})
         yield Reader(connection, len(segments), sessions, waiting)
@@ -143,9 +150,11 @@ def _add_pending(
     segments: list[SegmentFile],
     watermarks: Mapping[str, int],
     note: Callable[[str], None],
+    rollups: bool,
 ) -> Waiting:
     """Create a view for every table that unites what was ingested with what waits."""
     from ravenxterm_lab.store.decoding import decode, select_list
+    from ravenxterm_lab.store.rollups import summarise
     from ravenxterm_lab.store.snapshot import unreadable
 
     batches = []
@@ -164,6 +173,9 @@ def _add_pending(
             for seq, why in rows.damaged:
                 note(f"event {rows.session}:{seq} was skipped: {why}")
     tables = decode(batches) if batches else {}
+    # Few queries ask for the sums: the others need not wait until they are formed.
+    if rollups and "executions" in tables:
+        tables |= summarise(tables["executions"])
     # In a database of its own, what waits is not among the tables that SHOW TABLES lists.
     connection.execute(f"ATTACH ':memory:' AS {_WAITING}")
     connection.execute(f"USE {_WAITING}")
@@ -172,7 +184,7 @@ def _add_pending(
         relation = connection.from_arrow(table)
         relations += [table, relation, relation.create_view(name)]
     connection.execute("USE memory")
-    for name in TABLES:
+    for name in (*TABLES, *ROLLUPS) if rollups else TABLES:
         union = ""
         if name in tables:
             union = f" UNION ALL BY NAME SELECT {select_list(name)} FROM {_WAITING}.{name}"  # noqa: S608 - our own names
@@ -186,7 +198,9 @@ def _add_pending(
 
 
 def _copy_comments(connection: duckdb.DuckDBPyConnection) -> None:
-    """Give the views over the tables the comments of the tables."""
+    """Give the views over the tables the comments of the tables, and the others their own."""
+    connection.execute(database.view_comments())
+    shown = {*TABLES, *ROLLUPS}
     of_tables = connection.execute(
         "SELECT table_name, comment FROM duckdb_tables() WHERE database_name = ?",
         [database.CATALOGUE],
@@ -197,10 +211,10 @@ def _copy_comments(connection: duckdb.DuckDBPyConnection) -> None:
         [database.CATALOGUE],
     ).fetchall()
     for table, comment in of_tables:
-        if table in TABLES and comment:
+        if table in shown and comment:
             connection.execute(f"COMMENT ON VIEW {table} IS {_literal(comment)}")
     for table, column, comment in of_columns:
-        for view in (table, ROWS_OF.get(table)) if table in TABLES else ():
+        for view in (table, ROWS_OF.get(table)) if table in shown else ():
             if view is not None:
                 connection.execute(f'COMMENT ON COLUMN {view}."{column}" IS {_literal(comment)}')
 
@@ -227,12 +241,9 @@ def run_query(
     import duckdb
 
     start = time.perf_counter()
-    with open_reader(directory, note) as reader:
+    with open_reader(directory, note, Needs.of(str(query))) as reader:
         connection = reader.connection
         check_statement(connection, query)
-        # Only the functions that describe the catalogue show comments; the rest need not pay.
-        if "duckdb_" in query.lower():
-            _copy_comments(connection)
         connection.execute("SET lock_configuration = true")
         try:
             relation = connection.sql(query, params=_bindable(params))

@@ -57,7 +57,7 @@ class HistoryPanel(FigurePanel):
         tasks = [
             row[0]
             for row in self.manager.sql(
-                "SELECT DISTINCT task FROM executions WHERE task IS NOT NULL ORDER BY task"
+                "SELECT DISTINCT task FROM execution_hours WHERE task IS NOT NULL ORDER BY 1"
             ).fetchall()
         ]
         options = (("all tasks", ""), *((task.replace("_", " "), task) for task in tasks))

@@ -8,7 +8,7 @@ import pytest
 from ravenxterm_lab.exceptions import QueryError, StoreError
 from ravenxterm_lab.store import Store
 from ravenxterm_lab.store.queries import VIEWS
-from ravenxterm_lab.store.schema import TABLES
+from ravenxterm_lab.store.schema import ROLLUPS, TABLES
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_a_query_unites_the_database_and_the_spool(filled):
             assert rows.fetchall() == [("a", 3), ("b", 1), ("c", 1)]
 
 
-@pytest.mark.parametrize("name", [*TABLES, *VIEWS])
+@pytest.mark.parametrize("name", [*TABLES, *ROLLUPS, *VIEWS])
 def test_an_absent_store_has_every_table_with_the_right_columns(store, name):
     """Tables and views of an empty store have the columns and types of a filled one."""
     empty = store.sql(f"FROM {name}")
@@ -169,7 +169,7 @@ def test_every_table_view_and_column_is_documented(filled):
             "WHERE database_name = 'memory' AND NOT internal"
         ).fetchall()
     )
-    assert set(views) == {*TABLES, *VIEWS}
+    assert set(views) == {*TABLES, *ROLLUPS, *VIEWS}
     assert all(views.values())
     columns = filled.sql(
         "SELECT table_name, column_name, comment FROM duckdb_columns() "
@@ -299,4 +299,8 @@ def test_a_directory_that_is_a_file_is_an_error_that_names_it(tmp_path):
 
 def test_the_tables_listed_are_those_for_people(filled):
     """SHOW TABLES lists tables and views, and nothing that only serves to unite them."""
-    assert {name for (name,) in filled.sql("SHOW TABLES")} == {*TABLES, *VIEWS}
+    assert {name for (name,) in filled.sql("SHOW TABLES")} == {
+        *TABLES,
+        *ROLLUPS,
+        *VIEWS,
+    }
