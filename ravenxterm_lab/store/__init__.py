@@ -5,8 +5,20 @@ process at a time moves what waits into ``main.duckdb``; `Store.sql` unites both
 module docstrings of ``segments``, ``ingest`` and ``reading``, in this order.
 """
 
+from ravenxterm_lab.store.audit import CheckReport
+from ravenxterm_lab.store.compaction import CompactionReport
+from ravenxterm_lab.store.export import ExportReport
+from ravenxterm_lab.store.info import StoreInfo
 from ravenxterm_lab.store.result import QueryResult
 from ravenxterm_lab.store.schema import ExecutionId
-from ravenxterm_lab.store.store import Store, StoreInfo
+from ravenxterm_lab.store.store import Store
 
-__all__ = ["ExecutionId", "QueryResult", "Store", "StoreInfo"]
+__all__ = [
+    "CheckReport",
+    "CompactionReport",
+    "ExecutionId",
+    "ExportReport",
+    "QueryResult",
+    "Store",
+    "StoreInfo",
+]

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Daemon", "IngestThread"]
 
+#: Events of a pass below which there is time for a compaction.
+_QUIET = 1000
+
 
 class IngestThread(threading.Thread):
     """The daemon of one process: brings segments to the disk and ingests now and then.
@@ -98,7 +101,14 @@ class IngestThread(threading.Thread):
         while not self._stopped.is_set():
             done = self._ingester.run_pass(stop=self._stopped.is_set)
             if done is None or not done.more:
+                if done is not None and done.rows < _QUIET:
+                    self._ingester.compact_if_due(self._give_up)
                 return
+
+    def _give_up(self) -> bool:
+        """Go on with the other duties amid long work; say whether it has to end."""
+        self._look_after_segment()
+        return self._stopped.is_set()
 
 
 class Daemon:

@@ -25,6 +25,7 @@ __all__ = [
     "CATALOGUE",
     "DATABASE",
     "attach",
+    "attach_new",
     "connect",
     "create",
     "migrate",
@@ -185,9 +186,7 @@ def create(directory: Path) -> None:
         leftover.unlink(missing_ok=True)
     connection = connect(threads=1)
     try:
-        connection.execute(
-            f"ATTACH {_quoted(draft)} AS {CATALOGUE} (STORAGE_VERSION '{_STORAGE_VERSION}')"
-        )
+        attach_new(connection, draft, CATALOGUE)
         migrate(connection)
         connection.execute(f"DETACH {CATALOGUE}")
     finally:
@@ -198,6 +197,11 @@ def create(directory: Path) -> None:
     if log.exists():
         log.rename(directory / f"{DATABASE}.{time.time_ns()}.wal")
     draft.rename(path)
+
+
+def attach_new(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> None:
+    """Create a file that the oldest supported DuckDB can read, and attach it as ``name``."""
+    connection.execute(f"ATTACH {_quoted(path)} AS {name} (STORAGE_VERSION '{_STORAGE_VERSION}')")
 
 
 def attach(connection: duckdb.DuckDBPyConnection, directory: Path, *, read_only: bool) -> None:

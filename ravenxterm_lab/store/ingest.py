@@ -19,6 +19,7 @@ from ravenxterm_lab.store import database
 from ravenxterm_lab.store.forking import watch_forks
 from ravenxterm_lab.store.locks import FileLock, exclusive_gate, is_locked, shared_gate
 from ravenxterm_lab.store.segments import store_error
+from ravenxterm_lab.store.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,9 +86,16 @@ class Ingester:
         The store.
     note : callable
         Receives a sentence for each problem met.
+    clock : callable
+        Nanoseconds since 1970 (UTC), for the age of samples.
     """
 
-    def __init__(self, directory: Path, note: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        note: Callable[[str], None],
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
         self._directory = directory
         self._spool = directory / "spool"
         self._note = note
@@ -100,19 +108,24 @@ class Ingester:
         self._known: Counter[tuple[str | None, str | None]] = Counter()
         self._lock = threading.Lock()
         self._at_rest = False
+        self._forking = False
+        self._upkeep = Upkeep(directory, note, clock)
         watch_forks(self)
 
     def before_fork(self) -> None:
         """Wait for a pass of another thread, lest the child inherit half of DuckDB."""
+        self._forking = True
         self._at_rest = self._lock.acquire(timeout=10.0)
 
     def after_fork_in_parent(self) -> None:
         """Allow passes again."""
+        self._forking = False
         if self._at_rest:
             self._lock.release()
 
     def after_fork_in_child(self) -> None:
         """Begin with a lock that nobody holds."""
+        self._forking = False
         self._lock = threading.Lock()
 
     def crowded(self) -> bool:
@@ -151,9 +164,23 @@ class Ingester:
             return Pass(0, more=False)
         try:
             with self.holding(patience, stop) as obtained:
-                return self._pass(patience, stop) if obtained else None
+                done = self._pass(patience, stop) if obtained else None
+                if done is not None and not done.more:
+                    self._upkeep.after_pass(stop)
+                return done
         except OSError as error:
             raise store_error(self._directory, error) from error
+
+    def compact_if_due(self, stop: Callable[[], bool]) -> None:
+        """Compact the database in a quiet hour, if that is worth its while.
+
+        It gives way to ``stop``, to a fork, and to events that pile up meanwhile.
+        """
+        if not self._upkeep.may_compact():
+            return
+        with self.holding(0.0, stop) as obtained:
+            if obtained:
+                self._upkeep.compact(lambda: stop() or self._forking or self.crowded())
 
     @contextlib.contextmanager
     def holding(self, patience: float, stop: Callable[[], bool] | None = None) -> Iterator[bool]:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 import weakref
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ravenxterm_lab.exceptions import StoreError
+from ravenxterm_lab.store.access import utc
+from ravenxterm_lab.store.audit import CheckReport, check
+from ravenxterm_lab.store.compaction import CompactionReport, compact, nothing_done, worthwhile
 from ravenxterm_lab.store.daemon import Daemon
 from ravenxterm_lab.store.database import DATABASE
+from ravenxterm_lab.store.export import Export, ExportReport
+from ravenxterm_lab.store.info import StoreInfo, read_info
 from ravenxterm_lab.store.ingest import Ingester
 from ravenxterm_lab.store.packing import split_metrics
-from ravenxterm_lab.store.reading import open_reader, run_query
+from ravenxterm_lab.store.reading import run_query
 from ravenxterm_lab.store.recorder import Recorder
-from ravenxterm_lab.store.schema import IN_SLOT, KIND_OF, SCHEMA_VERSION, ExecutionId
+from ravenxterm_lab.store.schema import IN_SLOT, KIND_OF, ExecutionId
 from ravenxterm_lab.store.segments import NAN, PACKED, SUCCESS
 from ravenxterm_lab.store.validation import encode_fields
-from ravenxterm_lab.units import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    import os
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from datetime import date, datetime
 
     from ravenxterm_lab.store.result import QueryResult
 
@@ -30,45 +36,6 @@ __all__ = ["Store", "StoreInfo"]
 
 #: Problems kept in memory; a damaged disk must not fill it.
 _MOST_PROBLEMS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class StoreInfo:
-    """What a store holds at this moment. Sizes are in bytes on disk.
-
-    Attributes
-    ----------
-    path : Path
-        The directory.
-    rows : dict of str to int
-        Rows of each table, those that wait in the spool included.
-    bytes, database_bytes, spool_bytes : int
-        Everything; the database; the spool.
-    segments, pending : int
-        Segments in the spool, and events in them that were not yet ingested.
-    schema_version : int
-        The schema that this version of the package reads and writes.
-    problems : tuple of str
-        What this process met so far, such as a damaged event.
-    """
-
-    path: Path
-    rows: dict[str, int]
-    bytes: int
-    database_bytes: int
-    spool_bytes: int
-    segments: int
-    pending: int
-    schema_version: int
-    problems: tuple[str, ...]
-
-    def __str__(self) -> str:
-        filled = ", ".join(f"{count:,} {name}" for name, count in self.rows.items() if count)
-        return (
-            f"{self.path}: {filled or 'empty'}; {format_bytes(self.bytes)} on disk; "
-            f"{self.pending:,} pending in {self.segments} segments; "
-            f"{len(self.problems)} problems"
-        )
 
 
 class _Problems:
@@ -131,7 +98,8 @@ class Store:
         self._directory = Path(directory).absolute()
         self._problems = _Problems()
         note = self._problems.note
-        self._ingester = Ingester(self._directory, note)
+        self._clock = clock
+        self._ingester = Ingester(self._directory, note, clock)
         self._daemon = Daemon(self._ingester, ingest_interval, note, enabled=ingest)
         self._recorder = Recorder(self._directory / "spool", clock, self._daemon.poke)
         self._daemon.recorder = self._recorder
@@ -309,23 +277,101 @@ class Store:
         StoreError
             If the store cannot be read.
         """
-        with open_reader(self._directory, self._problems.note) as reader:
-            rows, segments, pending = reader.count_rows(), reader.segments, reader.waiting.events
-        sizes = {path: _blocks(path) for path in self._directory.rglob("*")}
-        spool = sum(size for path, size in sizes.items() if path.parent.name == "spool")
-        return StoreInfo(
-            path=self._directory,
-            rows=rows,
-            bytes=sum(sizes.values()),
-            database_bytes=sum(
-                size for path, size in sizes.items() if path.name.startswith("main.duckdb")
-            ),
-            spool_bytes=spool,
-            segments=segments,
-            pending=pending,
-            schema_version=SCHEMA_VERSION,
-            problems=tuple(self._problems.texts),
-        )
+        problems = self._problems
+        return read_info(self._directory, problems.texts, problems.note, self._clock)
+
+    def check(self) -> CheckReport:
+        """Prove that no event is missing and none is there twice, by session and sequence.
+
+        Readers and recording go on meanwhile; nothing is written.
+
+        Returns
+        -------
+        CheckReport
+            True when there is no problem; each problem names what to do.
+
+        Raises
+        ------
+        StoreVersionError
+            If a newer version of this package made the store.
+        """
+        return check(self._directory)
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        table: str = "executions",
+        since: datetime | date | None = None,
+        until: datetime | date | None = None,
+        remove: bool = False,
+    ) -> ExportReport:
+        """Write rows of one table as Parquet (zstd, in the order of time).
+
+        Parameters
+        ----------
+        path : path
+            A name that ends in ``.parquet`` becomes one file. Any other becomes a directory
+            of one file per month, ``year=2026/month=1/executions.parquet``, which DuckDB
+            (``read_parquet('path/**/*.parquet')``) and polars (``scan_parquet``) read as one.
+            It must not exist; nothing outside of it is written.
+        table : str
+            Any table of events. What waits in the spool is included.
+        since, until : datetime or date, optional
+            From this moment on, and up to before that one. Without a time zone it is UTC,
+            as the column ``ts`` is.
+        remove : bool
+            Whether to remove exactly these rows from the database, once the files are on
+            the disk and were read back. The statistics by hour keep them; `compact` gives
+            their space back to the disk.
+
+        Raises
+        ------
+        StoreError
+            If the table is unknown, the times make no sense, the path is taken or cannot
+            be written, or the store cannot; the message says whether rows were removed.
+        """
+        work = Export(self._directory, path, table=table, since=since, until=until)
+        self.ingest_now()
+        if not remove:
+            return work.run(remove=False)
+        with self._holding():
+            return work.run(remove=True, clock=self._clock)
+
+    def compact(self, *, force: bool = True) -> CompactionReport:
+        """Rewrite the database in the order of time, and give free space back to the disk.
+
+        Queries and recording go on meanwhile. The ingest does this by itself, at most once
+        a day, when the file would shrink to less than 1/1.4 of its size.
+
+        Parameters
+        ----------
+        force : bool
+            Whether to do it even where little is to be gained.
+
+        Raises
+        ------
+        StoreError
+            If the disk has no room for the copy, or the store stays busy for a minute; the
+            database is then as it was.
+        """
+        if not force and not worthwhile(self._directory, utc(self._clock()), days=0.0):
+            return nothing_done(self._directory)
+        if not self.database.exists():
+            return nothing_done(self._directory)
+        with self._holding():
+            return compact(self._directory, clock=self._clock)
+
+    @contextlib.contextmanager
+    def _holding(self) -> Iterator[None]:
+        """Keep every ingester away from the database."""
+        with self._ingester.holding(_INGEST_PATIENCE) as obtained:
+            if not obtained:
+                raise StoreError(
+                    f"{self._directory} has been kept busy by other processes for "
+                    f"{_INGEST_PATIENCE:.0f} s; try again later. Nothing was changed."
+                )
+            yield
 
     @property
     def path(self) -> Path:
@@ -369,11 +415,3 @@ _INGEST_PATIENCE = 60.0
 def _shut_down(daemon: Daemon, recorder: Recorder) -> None:
     daemon.stop()
     recorder.close()
-
-
-def _blocks(path: Path) -> int:
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return 0
-    return 0 if path.is_dir() else getattr(stat, "st_blocks", 0) * 512 or stat.st_size

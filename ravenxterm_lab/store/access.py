@@ -1,0 +1,98 @@
+"""The database for upkeep: attached within the right gate, and closed before it is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from ravenxterm_lab.exceptions import StoreError
+from ravenxterm_lab.store import database
+from ravenxterm_lab.store.locks import exclusive_gate, shared_gate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import duckdb
+
+__all__ = ["failure", "reading", "sync_directory", "utc", "writing"]
+
+
+def failure(what: str, error: Exception, remedy: str) -> StoreError:
+    """Return the error for something that DuckDB refused, in one line."""
+    reason = " ".join(str(error).split("\n\nLINE", 1)[0].split())
+    full = "No space left" in reason or "Could not write all bytes" in reason
+    if full and "space" not in remedy:
+        remedy = f"Free space on the disk. {remedy}"
+    return StoreError(f"{what} ({reason}). {remedy}")
+
+
+@contextlib.contextmanager
+def reading(
+    directory: Path, *, threads: int | None = 1
+) -> Iterator[duckdb.DuckDBPyConnection | None]:
+    """Attach the file read-only, with the gate shared; None when there is no file.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be opened, or a writer holds the gate for too long.
+    """
+    if not (directory / database.DATABASE).exists():
+        yield None
+        return
+    connection = database.connect(threads=threads)
+    with shared_gate(directory, create=True), contextlib.closing(connection):
+        database.attach(connection, directory, read_only=True)
+        connection.execute(f"USE {database.CATALOGUE}")
+        yield connection
+
+
+@contextlib.contextmanager
+def writing(
+    directory: Path, *, patience: float, stop: Callable[[], bool] | None = None
+) -> Iterator[duckdb.DuckDBPyConnection | None]:
+    """Attach the file for writing, migrated, with the gate held alone.
+
+    The caller holds ``ingest.lock``, and commits; what it did not commit is undone.
+    None when readers hold the gate for longer than ``patience`` seconds.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be opened.
+    StoreVersionError
+        If a newer version of this package made it.
+    """
+    connection = database.connect(threads=1)
+    with (
+        exclusive_gate(directory, patience=patience, stop=stop) as obtained,
+        contextlib.closing(connection),
+    ):
+        if not obtained:
+            yield None
+            return
+        database.attach(connection, directory, read_only=False)
+        database.migrate(connection)
+        connection.execute(f"USE {database.CATALOGUE}")
+        yield connection
+        # Within the gate: detaching checkpoints, and readers shall find no log to replay.
+        connection.execute("USE memory")
+        connection.execute(f"DETACH {database.CATALOGUE}")
+
+
+def sync_directory(path: Path) -> None:
+    """Bring to the disk that an entry of the directory was made or renamed."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def utc(ns: int) -> datetime:
+    """Return nanoseconds since 1970 as the time that the tables hold: UTC, without a zone."""
+    start = datetime(1970, 1, 1, tzinfo=UTC)
+    return (start + timedelta(microseconds=ns // 1000)).replace(tzinfo=None)

@@ -1,0 +1,475 @@
+"""Compaction: the database is rewritten in the order of time, and the new file takes its name.
+
+Readers go on while the copy is made, for only ``ingest.lock`` is held then, and rows that
+are recorded meanwhile wait in the spool. The gate is held alone for one rename. A death at
+any point leaves the old file or the new one, whole; what else it leaves behind is removed
+by the next ingest.
+
+The ingest adds rows by the row group, of which the last is written anew each time: the
+blocks of its former copies are free and used again. They are some 6 MiB whatever the
+length of the history, so that a file which nothing is removed from never needs this. What
+makes one shrink is removal: `ravenxterm_lab.store.export`, retention, merged rollups.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ravenxterm_lab.exceptions import StoreError
+from ravenxterm_lab.store import database
+from ravenxterm_lab.store.access import failure, reading, sync_directory, utc, writing
+from ravenxterm_lab.store.locks import exclusive_gate
+from ravenxterm_lab.store.segments import store_error
+from ravenxterm_lab.tables import Card, Displayed
+from ravenxterm_lab.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    import duckdb
+
+__all__ = [
+    "CHUNK",
+    "LEAST_BYTES",
+    "RATIO",
+    "CompactionReport",
+    "Interrupted",
+    "compact",
+    "nothing_done",
+    "remove_leftovers",
+    "worthwhile",
+]
+
+#: Size of the file, over what it would be, from which on a compaction is worth its while.
+RATIO = 1.4
+#: Size below which it never is (bytes): the free blocks of a few row groups are no loss.
+LEAST_BYTES = 64 * 2**20
+#: Rows that are sorted, copied and compared by one statement: about a second of work.
+CHUNK = 500_000
+
+_COPY = "compacted"
+_REMEDY = "The database was left as it was."
+#: The first of these columns that a table has is what its rows are ordered by.
+_TIMES = ("ts", "hour", "day", "minute")
+
+_OBJECTS = """
+SELECT 'table', table_name, sql, comment FROM duckdb_tables() WHERE database_name = $name
+UNION ALL
+SELECT 'column', table_name || '.' || column_name, data_type, comment
+FROM duckdb_columns() WHERE database_name = $name AND NOT internal
+UNION ALL
+SELECT 'view', view_name, sql, comment
+FROM duckdb_views() WHERE database_name = $name AND NOT internal
+UNION ALL
+SELECT 'index', index_name, sql, comment FROM duckdb_indexes() WHERE database_name = $name
+UNION ALL
+SELECT 'sequence', sequence_name, sql, comment
+FROM duckdb_sequences() WHERE database_name = $name
+UNION ALL
+SELECT 'function', function_name, macro_definition, comment
+FROM duckdb_functions() WHERE database_name = $name AND NOT internal
+ORDER BY ALL
+"""
+
+
+class Interrupted(Exception):  # noqa: N818 - no error: the caller asked for it
+    """The compaction was given up because its ``stop`` said so; nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionReport(Displayed):
+    """What a compaction did. Sizes are in bytes on disk.
+
+    Attributes
+    ----------
+    path : Path
+        The database.
+    rows : int
+        Rows of all its tables.
+    bytes_before, bytes_after : int
+        Its size.
+    seconds : float
+        Wall time.
+    done : bool
+        Whether there was anything to do.
+    """
+
+    path: Path
+    rows: int
+    bytes_before: int
+    bytes_after: int
+    seconds: float
+    done: bool = True
+
+    @property
+    def freed(self) -> int:
+        """Bytes given back to the disk; below zero when the file grew."""
+        return self.bytes_before - self.bytes_after
+
+    def _card(self) -> Card:
+        if not self.done:
+            size = f"{format_bytes(self.bytes_before)}: " if self.bytes_before else ""
+            return Card("Compaction", f"{self.path}: {size}nothing to gain, nothing done.")
+        return Card(
+            "Compaction",
+            f"{self.path}: {format_bytes(self.bytes_before)} before, "
+            f"{format_bytes(self.bytes_after)} now; {self.rows:,} rows in "
+            f"{format_seconds(self.seconds)}.",
+        )
+
+
+def _target(directory: Path) -> Path:
+    # A link to another disk stays one: what it points to is rewritten beside itself.
+    return (directory / database.DATABASE).resolve()
+
+
+def _draft(directory: Path) -> Path:
+    target = _target(directory)
+    return target.with_name(f"{target.name}.compact")
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove what a compaction that died has left; the caller holds ``ingest.lock``."""
+    draft = _draft(directory)
+    for path in draft.parent.glob(f"{draft.name}*"):
+        path.unlink(missing_ok=True)
+
+
+def worthwhile(directory: Path, now: datetime, *, days: float = 1.0) -> bool:
+    """Say whether a compaction would shrink the file to less than 1 / `RATIO` of its size.
+
+    It would when that much of the file are free blocks, or when a row takes that much more
+    than right after the last compaction. The file has to be of at least `LEAST_BYTES`, the
+    last compaction at least ``days`` old, and the disk must have room for the copy.
+
+    Parameters
+    ----------
+    directory : Path
+        The store.
+    now : datetime
+        By the clock of the store, UTC without a time zone.
+    days : float
+        Least age of the last compaction.
+
+    Raises
+    ------
+    StoreError
+        If the database cannot be read.
+    """
+    import duckdb
+
+    try:
+        size = (directory / database.DATABASE).stat().st_size
+        if size < LEAST_BYTES:
+            return False
+        with reading(directory) as connection:
+            if connection is None or not _has(connection, "maintenance"):
+                return False
+            used = _used_bytes(connection)
+            last = connection.execute(
+                "SELECT ts, bytes_after, rows FROM maintenance WHERE action = 'compaction' "
+                "ORDER BY ts DESC LIMIT 1"
+            ).fetchall()
+            rows = sum(_count(connection, name) for name in _tables(connection))
+        if shutil.disk_usage(_target(directory).parent).free < _room(used):
+            return False
+    except FileNotFoundError:
+        return False
+    except duckdb.Error as error:
+        raise failure(f"{directory / database.DATABASE} cannot be read", error, "") from error
+    if not last:
+        return size >= RATIO * used
+    [(when, bytes_after, rows_then)] = last
+    # A clock that jumped back shall not put it off for ever.
+    if abs((now - when).total_seconds()) < days * 86400:
+        return False
+    denser = rows and rows_then and used / rows >= RATIO * bytes_after / rows_then
+    return bool(size >= RATIO * used or denser)
+
+
+def _has(connection: duckdb.DuckDBPyConnection, table: str) -> bool:
+    return table in _tables(connection)
+
+
+def _tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    query = "SELECT table_name FROM duckdb_tables() WHERE database_name = ? ORDER BY 1"
+    return [name for (name,) in connection.execute(query, [database.CATALOGUE]).fetchall()]
+
+
+def _count(connection: duckdb.DuckDBPyConnection, table: str, of: str = database.CATALOGUE) -> int:
+    query = f'SELECT count(*) FROM {of}."{table}"'  # noqa: S608 - names from the catalogue
+    [[count]] = connection.execute(query).fetchall()
+    return int(count)
+
+
+def _used_bytes(connection: duckdb.DuckDBPyConnection) -> int:
+    query = (
+        "SELECT block_size * (total_blocks - free_blocks) FROM pragma_database_size() "
+        "WHERE database_name = ?"
+    )
+    [[used]] = connection.execute(query, [database.CATALOGUE]).fetchall()
+    return int(used)
+
+
+def _room(used: int) -> int:
+    return int(used * 1.1) + 32 * 2**20
+
+
+def nothing_done(directory: Path) -> CompactionReport:
+    """Return the report of a compaction that was not worth its while."""
+    path = directory / database.DATABASE
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        size = 0
+    return CompactionReport(path, 0, size, size, 0.0, done=False)
+
+
+def compact(
+    directory: Path,
+    *,
+    clock: Callable[[], int] = time.time_ns,
+    patience: float = 60.0,
+    stop: Callable[[], bool] | None = None,
+    threads: int | None = None,
+) -> CompactionReport:
+    """Rewrite the database; the caller holds ``ingest.lock``.
+
+    Parameters
+    ----------
+    directory : Path
+        The store.
+    clock : callable
+        Nanoseconds since 1970 (UTC), for the record of the work.
+    patience : float
+        How long to wait for readers, twice (s): they hold the gate while they read.
+    stop : callable, optional
+        Asked about once a second; the work is given up when it returns True.
+    threads : int, optional
+        Of DuckDB; by default as many as there are cores.
+
+    Raises
+    ------
+    StoreError
+        If there is no room for the copy, readers stay too long, or DuckDB fails; the
+        database is then as it was, and the copy removed.
+    StoreVersionError
+        If a newer version of this package made the database.
+    Interrupted
+        If ``stop`` said so.
+    """
+    import duckdb
+
+    start = time.perf_counter()
+    target, draft = _target(directory), _draft(directory)
+    if not target.exists():
+        return nothing_done(directory)
+    try:
+        remove_leftovers(directory)
+        _settle(directory, patience, stop)
+        before = _state(target)
+        work = _Copying(directory, draft, stop)
+        rows = work.run(clock, start, threads)
+        # Only now, with every descriptor of DuckDB closed, may another one be opened.
+        _sync(draft, target)
+        _swap(directory, before, patience, stop)
+        sync_directory(target.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            remove_leftovers(directory)
+        if isinstance(error, duckdb.Error):
+            raise failure(f"{target} could not be compacted", error, _REMEDY) from error
+        if isinstance(error, OSError):
+            raise store_error(target, error) from error
+        raise
+    return CompactionReport(
+        directory / database.DATABASE,
+        rows,
+        before[1],
+        target.stat().st_size,
+        time.perf_counter() - start,
+    )
+
+
+def _swap(
+    directory: Path,
+    before: tuple[int, int, int],
+    patience: float,
+    stop: Callable[[], bool] | None,
+) -> None:
+    """Give the copy the name of the original, with nobody reading and nothing changed."""
+    target = _target(directory)
+    with exclusive_gate(directory, patience=patience, stop=stop) as obtained:
+        if not obtained:
+            _check(stop)
+            raise StoreError(
+                f"{target} has been kept busy by queries for {patience:.0f} s, so that it "
+                f"could not be replaced by its compacted copy. {_REMEDY} End long queries "
+                "and try again."
+            )
+        if _state(target) != before or _log(target).exists():
+            raise StoreError(
+                f"{target} was changed by something else while it was compacted. {_REMEDY} "
+                "Let nothing but ravenxterm-lab write to it, and try again."
+            )
+        _draft(directory).rename(target)
+
+
+def _check(stop: Callable[[], bool] | None) -> None:
+    if stop is not None and stop():
+        raise Interrupted
+
+
+def _state(target: Path) -> tuple[int, int, int]:
+    stat = target.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _log(path: Path) -> Path:
+    return Path(f"{path}.wal")
+
+
+def _settle(directory: Path, patience: float, stop: Callable[[], bool] | None) -> None:
+    """Bring a log that a killed ingest left into the file: a rename would part the two."""
+    with writing(directory, patience=patience, stop=stop) as connection:
+        if connection is None:
+            _check(stop)
+            raise StoreError(
+                f"{directory} has been kept busy by queries for {patience:.0f} s; end them "
+                "and try again. Nothing was changed."
+            )
+        connection.execute(f"CHECKPOINT {database.CATALOGUE}")
+    for log in (_log(_target(directory)), _log(directory / database.DATABASE)):
+        if log.exists():
+            raise StoreError(
+                f"{log} could not be brought into the database. {_REMEDY} Free space on the "
+                "disk and try again."
+            )
+
+
+def _sync(draft: Path, target: Path) -> None:
+    if _log(draft).exists():
+        raise StoreError(f"The copy {draft} is not whole: it has a log. {_REMEDY}")
+    draft.chmod(target.stat().st_mode & 0o777)
+    fd = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class _Copying:
+    """The copy: made, compared with the original, and closed."""
+
+    def __init__(self, directory: Path, draft: Path, stop: Callable[[], bool] | None) -> None:
+        self._directory = directory
+        self._draft = draft
+        self._stop = stop
+
+    def run(self, clock: Callable[[], int], start: float, threads: int | None) -> int:
+        """Make it, and return the number of its rows."""
+        with reading(self._directory, threads=threads) as connection:
+            assert connection is not None
+            size = (self._directory / database.DATABASE).stat().st_size
+            self._check_room(_used_bytes(connection))
+            database.attach_new(connection, self._draft, _COPY)
+            connection.execute(f"COPY FROM DATABASE {database.CATALOGUE} TO {_COPY} (SCHEMA)")
+            if self._objects(connection, database.CATALOGUE) != self._objects(connection, _COPY):
+                raise StoreError(
+                    f"{self._directory / database.DATABASE} holds something that a compaction "
+                    f"would lose, such as a table in a schema of its own. {_REMEDY} Move it "
+                    "to a file of its own."
+                )
+            rows = 0
+            for table in _tables(connection):
+                rows += self._copy_table(connection, table)
+            connection.execute(f"CHECKPOINT {_COPY}")
+            connection.execute(
+                f"INSERT INTO {_COPY}.maintenance BY NAME SELECT $ts::TIMESTAMP AS ts, "
+                "'compaction' AS action, $seconds AS seconds, $rows AS rows, "
+                "$before AS bytes_before, $after AS bytes_after, $detail AS detail",
+                {
+                    "ts": utc(clock()),
+                    "seconds": time.perf_counter() - start,
+                    "rows": rows,
+                    "before": size,
+                    "after": self._draft.stat().st_size,
+                    "detail": "rewritten in the order of time",
+                },
+            )
+            connection.execute(f"DETACH {_COPY}")
+        return rows
+
+    def _check_room(self, used: int) -> None:
+        free = shutil.disk_usage(self._draft.parent).free
+        if free < _room(used):
+            raise StoreError(
+                f"{self._draft.parent} has {format_bytes(free)} free, and the compacted copy of "
+                f"the database needs {format_bytes(_room(used))} until it takes its place. "
+                f"{_REMEDY} Free space on the disk and try again."
+            )
+
+    @staticmethod
+    def _objects(connection: duckdb.DuckDBPyConnection, name: str) -> list[tuple[object, ...]]:
+        return connection.execute(_OBJECTS, {"name": name}).fetchall()
+
+    def _copy_table(self, connection: duckdb.DuckDBPyConnection, table: str) -> int:
+        rows = _count(connection, table)
+        order = self._order(connection, table)
+        for condition in self._conditions(connection, table, order[:1], rows):
+            _check(self._stop)
+            by = f"ORDER BY {', '.join(order)}" if order else ""
+            source = f'{database.CATALOGUE}."{table}" AS original WHERE {condition}'
+            connection.execute(
+                f'INSERT INTO {_COPY}."{table}" SELECT * FROM {source} {by}'  # noqa: S608 - names from the catalogue
+            )
+            _check(self._stop)
+            copied = f'{_COPY}."{table}" AS original WHERE {condition}'
+            digest = "SELECT count(*), sum(hash(original)::HUGEINT) FROM "
+            one, two = (connection.execute(digest + of).fetchall() for of in (source, copied))
+            if one != two:
+                raise StoreError(
+                    f"The copy of the table {table} differs from the original. {_REMEDY} "
+                    "Check the disk and the memory of this machine."
+                )
+        if _count(connection, table, _COPY) != rows:
+            raise StoreError(f"The copy of the table {table} lacks rows. {_REMEDY}")
+        return rows
+
+    @staticmethod
+    def _order(connection: duckdb.DuckDBPyConnection, table: str) -> list[str]:
+        query = (
+            "SELECT column_name FROM duckdb_columns() WHERE database_name = ? AND table_name = ?"
+        )
+        names = {
+            name for (name,) in connection.execute(query, [database.CATALOGUE, table]).fetchall()
+        }
+        times = [name for name in _TIMES if name in names][:1]
+        return times + [name for name in ("session", "seq") if times and name in names]
+
+    @staticmethod
+    def _conditions(
+        connection: duckdb.DuckDBPyConnection, table: str, time_column: list[str], rows: int
+    ) -> list[str]:
+        """Return conditions that part the rows into pieces of about `CHUNK`."""
+        pieces = -(-rows // CHUNK)
+        if pieces < 2 or not time_column:
+            return ["true"]
+        [column] = time_column
+        shares = ", ".join(str(i / pieces) for i in range(1, pieces))
+        # About the right places are good enough: every row is on one side of each.
+        query = f'SELECT approx_quantile({column}, [{shares}]) FROM {database.CATALOGUE}."{table}"'  # noqa: S608 - names from the catalogue
+        [[found]] = connection.execute(query).fetchall()
+        marks = [f"TIMESTAMP '{mark}'" for mark in sorted(set(found or []))]
+        if not marks:
+            return ["true"]
+        between = [f"{column} >= {a} AND {column} < {b}" for a, b in itertools.pairwise(marks)]
+        return [f"{column} < {marks[0]}", *between, f"{column} >= {marks[-1]}", f"{column} IS NULL"]
