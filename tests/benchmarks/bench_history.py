@@ -181,8 +181,9 @@ def plain(value: Any) -> Any:
     return value
 
 
-def check(question: Question, label: str, exact: Rows, other: Rows, tolerance: float) -> None:
-    """Fail if two answers differ."""
+def check(question: Question, label: str, exact: Rows, other: Rows) -> None:
+    """Fail if two answers differ, by more than an estimate of that label may."""
+    tolerance = question.tolerance.get(label, {})
     both = [[tuple(map(plain, row)) for row in rows] for rows in (exact, other)]
     if question.keys:
         for rows in both:
@@ -190,9 +191,11 @@ def check(question: Question, label: str, exact: Rows, other: Rows, tolerance: f
     where = f"{question.name}, {label}"
     assert len(both[0]) == len(both[1]), f"{where}: {len(both[0])} rows or {len(both[1])}"
     for one, two in zip(*both, strict=True):
-        for a, b in zip(one, two, strict=True):
+        for column, (a, b) in enumerate(zip(one, two, strict=True)):
             numbers = isinstance(a, float) and isinstance(b, float)
-            near = numbers and math.isclose(a, b, rel_tol=tolerance, abs_tol=1e-12)
+            near = numbers and math.isclose(
+                a, b, rel_tol=tolerance.get(column, SAME), abs_tol=1e-12
+            )
             assert near or a == b, f"{where}: {one} or {two}"
 
 
@@ -236,9 +239,9 @@ def compare(question: Question, store: Store, peers: dict[str, Peer], repeat: in
             ours[label] = ask(lambda way=way: way(store), repeat), None  # type: ignore[misc]
     exact = next(iter(theirs.values()), None) or ours[list(ours)[-1]][0]
     for name, other in theirs.items():
-        check(question, name, exact.rows, other.rows, SAME)
+        check(question, name, exact.rows, other.rows)
     for label, (answer, _) in ours.items():
-        check(question, label, exact.rows, answer.rows, question.tolerance.get(label, SAME))
+        check(question, label, exact.rows, answer.rows)
     for number, (label, (answer, bare)) in enumerate(ours.items()):
         name = f"  {label}" if number else question.name + (f": {label}" if label else "")
         line = f"{name:60}{answer.wall * 1e3:9.0f}{answer.cpu * 1e3:9.0f}"

@@ -1,5 +1,7 @@
 """The made-up year is what it says, and answers that differ stop a benchmark."""
 
+from dataclasses import replace
+
 import bench_history
 import history_rows
 import numpy as np
@@ -49,8 +51,10 @@ def test_what_the_peers_get_is_what_the_store_gets() -> None:
 def test_an_answer_that_differs_stops_the_benchmark(other: list[tuple[object, ...]]) -> None:
     """Another number of rows, key, count or value is refused, beyond the tolerance."""
     exact = [("b", 2, 3.0), ("a", 1, 2.0)]
-    question = QUESTIONS[0]
-    assert question.keys == 1
-    bench_history.check(question, "same", exact, [("a", 1, 2.0), ("b", 2, 3.01)], 0.02)
+    question = replace(QUESTIONS[0], keys=1, tolerance={"near": {2: 0.02}})
+    bench_history.check(question, "near", exact, [("a", 1, 2.0), ("b", 2, 3.01)])
+    for label in ("near", "exact"):
+        with pytest.raises(AssertionError):
+            bench_history.check(question, label, exact, other)
     with pytest.raises(AssertionError):
-        bench_history.check(question, "other", exact, other, 0.02)
+        bench_history.check(question, "exact", exact, [("a", 1, 2.0), ("b", 2, 3.01)])
