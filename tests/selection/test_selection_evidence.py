@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,3 +112,118 @@ def test_items_per_second_stand_in_for_tokens(store: Store) -> None:
     """Without a token count the work of a run is its latency times its throughput."""
     store.record_execution(model="m", task="t", metrics={"latency": 2.0, "throughput": 4.0})
     assert read(store).cell("m", "t").work_mean == pytest.approx(math.log(8))
+
+
+def by_hand(
+    runs: list[tuple[int, dict[str, object], dict[str, object]]], judged: dict[int, float]
+) -> tuple[dict[tuple[str, str], dict[str, float | None]], dict[tuple[str, str], int]]:
+    """Compute cells and peaks from the runs themselves: (seconds ago, context, metrics)."""
+    cells: dict[tuple[str, str], dict[str, float | None]] = {}
+    lists: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
+    peaks: dict[tuple[str, str], int] = {}
+    for i, (ago, context, metrics) in enumerate(runs):
+        if metrics.get("failure") == INTERRUPTED:
+            continue
+        key = str(context["fingerprint"] or context["model"])
+        here = context["hardware"] in (None, "here")
+        good = bool(metrics["success"])
+        peak = metrics["peak_memory"]
+        if here and good and peak:
+            assert isinstance(peak, int)
+            place = key, str(context["settings"] or "")
+            peaks[place] = max(peak, peaks.get(place, 0))
+        if context["task"] is None:
+            continue
+        cell = cells.setdefault(
+            (key, str(context["task"])), {"runs": 0, "succeeded": 0, "failed": 0}
+        )
+        values = lists.setdefault((key, str(context["task"])), {})
+        if here:
+            cell["runs"] = (cell["runs"] or 0) + 1
+            outcome = "succeeded" if good else "failed"
+            cell[outcome] = (cell[outcome] or 0) + 1
+        quality = judged.get(i, metrics["quality"])
+        rate, seconds = metrics["throughput"], metrics["latency"]
+        assert isinstance(rate, float)
+        assert isinstance(seconds, float)
+        tokens = metrics["tokens_out"]
+        work = seconds * rate if tokens is None else tokens
+        assert isinstance(work, float | int)
+        weight = 2 ** (-ago / (14 * 86400))
+        for name, value, wanted, by in (
+            ("quality", quality, True, 1.0),
+            ("speed", rate and math.log(rate), here and good and rate > 0, weight),
+            ("work", work and math.log(work), good and work > 0, 1.0),
+            ("first_token", metrics["time_to_first_token"], here and good, 1.0),
+        ):
+            if wanted and value is not None:
+                assert isinstance(value, float | int)
+                values.setdefault(name, []).append((by, value))
+    for place, cell in cells.items():
+        for name in ("quality", "speed", "work", "first_token"):
+            pairs = lists[place].get(name, [])
+            total = sum(by for by, _ in pairs)
+            if name != "first_token":
+                cell[f"{name}_n"] = total
+            cell[f"{name}_mean"] = sum(by * x for by, x in pairs) / total if pairs else None
+    return cells, peaks
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_hourly_sums_say_what_the_runs_say(store: Store, clock: Clock, seed: int) -> None:
+    """Evidence of a random history equals the same computed run by run.
+
+    Counts and plain means are exact; an hour counts with the age of its middle, so that
+    a weight, and a weighted count, is less than 0.11 % off. Part of the runs is ingested.
+    """
+    rng = random.Random(seed)
+    runs: list[tuple[int, dict[str, object], dict[str, object]]] = []
+    judged: dict[int, float] = {}
+    for i in range(rng.choice([3, 60, 400])):
+        ago = rng.randrange(60 * 86400) if i % 3 else rng.randrange(3600)
+        context: dict[str, object] = {
+            "model": rng.choice(["a", "b"]),
+            "fingerprint": rng.choice([None, "f"]),
+            "task": rng.choice([None, "t", "u"]),
+            "hardware": rng.choice([None, "here", "there"]),
+            "settings": rng.choice([None, "ctx=512", "ctx=4096"]),
+        }
+        metrics: dict[str, object] = {
+            "success": rng.random() < 0.8,
+            "latency": rng.random(),
+            "throughput": rng.choice([0.0, rng.lognormvariate(3, 1)]),
+            "tokens_out": rng.choice([None, rng.randrange(50)]),
+            "time_to_first_token": rng.choice([None, rng.random()]),
+            "peak_memory": rng.choice([None, rng.randrange(99)]),
+            "quality": rng.choice([None, rng.random()]),
+        }
+        if rng.random() < 0.1:
+            metrics["failure"] = INTERRUPTED
+        runs.append((ago, context, metrics))
+        clock.now = NOW - ago * 1_000_000_000
+        names: dict[str, str | None] = {
+            k: None if v is None else str(v) for k, v in context.items()
+        }
+        run = store.record_execution(
+            model=str(names["model"]), fingerprint=names["fingerprint"], task=names["task"],
+            hardware=names["hardware"], settings=names["settings"], metrics=metrics,
+        )  # fmt: skip
+        if rng.random() < 0.2:
+            judged[i] = rng.random()
+            store.record("feedback", execution=str(run), quality=judged[i])
+        if i in (20, 200):
+            store.ingest_now()
+    evidence = read(store)
+    cells, peaks = by_hand(runs, judged)
+    assert dict(evidence.peaks) == peaks
+    assert evidence.cells.keys() == cells.keys()
+    # A mean moves by no more than its weights, times how far its values lie apart.
+    bound = {"speed_n": {"rel": 0.0011}, "speed_mean": {"abs": 0.0022 * 10}}
+    for place, cell in cells.items():
+        for name, expected in cell.items():
+            tolerance = bound.get(name, {"rel": 1e-9})
+            found = getattr(evidence.cells[place], name)
+            if expected is None:
+                assert found is None
+            else:
+                assert found == pytest.approx(expected, **tolerance), (place, name)
