@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from ravenxterm_lab.store import Store, merging
 from ravenxterm_lab.store.arrow import dictionary, fixed, scattered
 from ravenxterm_lab.store.decoding import select_list
-from ravenxterm_lab.store.queries import Needs
 from ravenxterm_lab.store.rollups import FEW, GAMMA, ZERO_BUCKET, summarise, tally
 from ravenxterm_lab.store.schema import INTERRUPTED, ROLLUPS, TABLES
 
@@ -453,14 +452,6 @@ def test_what_waits_is_in_the_rollups_however_they_are_named(store, source):
     store.ingest_now()
     store.record_execution(model="m", metrics={"latency": 1.0})
     assert store.sql(f"SELECT sum(runs)::BIGINT FROM {source}").fetchall() == [(2,)]
-
-
-def test_a_query_over_events_alone_needs_no_rollups():
-    """They are formed for what names them, or may list them."""
-    assert Needs.of("SELECT count(*) FROM executions") == Needs(False, False, False)
-    assert Needs.of("FROM EXECUTION_HOURS") == Needs(True, False, False)
-    assert Needs.of("show tables") == Needs(True, True, False)
-    assert Needs.of("FROM duckdb_views()") == Needs(True, True, True)
 
 
 def test_the_file_alone_answers_the_same(store, clock, tmp_path):
