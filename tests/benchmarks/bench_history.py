@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 import psutil
+from backfill import write_rollups
 from history_questions import DAY, QUESTIONS, Question, Rows, micros
 from history_rows import MODELS, TASKS, Chunk, chunks
 
@@ -81,11 +81,7 @@ class StoreLoading:
             "INSERT INTO watermarks SELECT session, max(seq) + 1 FROM executions GROUP BY session"
         )
         start = time.perf_counter()
-        source = resources.files("ravenxterm_lab.store").joinpath("migrations", "0002_rollups.sql")
-        for statement in self._connection.extract_statements(source.read_text("utf-8")):
-            # The migration's own backfill; its tables are there.
-            if statement.type == duckdb.StatementType.INSERT:
-                self._connection.execute(statement)
+        write_rollups(self._connection)
         rollups = time.perf_counter() - start
         self._connection.execute("USE memory")
         self._connection.execute(f"DETACH {database.CATALOGUE}")
