@@ -11,13 +11,14 @@ takes a sixty-fourth of the memory of a set of the numbers.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.exceptions import StoreError, StoreVersionError
 from ravenxterm_lab.store import database
-from ravenxterm_lab.store.reading import open_reader
+from ravenxterm_lab.store.reading import Readers
 from ravenxterm_lab.store.schema import TABLES
 from ravenxterm_lab.tables import Card, Displayed, Table
 from ravenxterm_lab.units import format_seconds
@@ -234,7 +235,8 @@ def check(directory: Path) -> CheckReport:
     sessions: tuple[SessionCheck, ...] = ()
     pending = 0
     try:
-        with open_reader(directory, notes.append) as reader:
+        readers = Readers(directory, notes.append)
+        with contextlib.closing(readers), readers.open() as reader:
             pending = reader.pending
             sessions = _audit(reader.connection, found)
     except StoreVersionError:

@@ -19,7 +19,8 @@ _MODULUS = 65_521
 # Single precision is exact up to 2**24, which the sums of this many bytes stay below; it
 # is converted and multiplied in half the time of double precision.
 _EXACT_BYTES = 256
-_BLOCK = 8192
+# So few that OpenBLAS keeps to one thread: its others would spin, at the cost of everybody.
+_BLOCK = 2048
 
 
 def _sums(data: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

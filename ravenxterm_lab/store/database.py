@@ -6,8 +6,8 @@ the lock that DuckDB holds on it (POSIX record locks belong to the process).
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 import tempfile
 import threading
 import time
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.exceptions import StoreError, StoreVersionError
+from ravenxterm_lab.store.locks import exclusive_gate
 from ravenxterm_lab.store.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -26,10 +27,12 @@ __all__ = [
     "DATABASE",
     "attach",
     "attach_new",
+    "confine",
     "connect",
     "create",
     "migrate",
     "read_watermarks",
+    "upgrade",
     "view_comments",
     "views",
     "write_watermarks",
@@ -41,7 +44,8 @@ CATALOGUE = "ingested"
 
 #: The oldest DuckDB that can read the file: 1.5.
 _STORAGE_VERSION = "v1.5.0"
-_COMMENT = re.compile(r"^COMMENT ON [^']*'(?:[^']|'')*';", re.MULTILINE)
+#: How long an upgrade waits for readers to finish (s).
+_PATIENCE = 60.0
 _PACKAGE = "ravenxterm_lab.store"
 
 #: What helps, by what the reason says; a damaged file is the one that is moved aside.
@@ -125,9 +129,9 @@ def _views_file(name: str) -> tuple[str, str]:
     return definitions, begin + comments
 
 
-def views(*, outside: bool = False, statistics: bool = True) -> str:
+def views(*, outside: bool = False) -> str:
     """Return the SQL that creates the views for people, in the file or ``outside`` of it."""
-    sql = _views_file("views.sql")[0] + (_views_file("rollup_views.sql")[0] if statistics else "")
+    sql = _views_file("views.sql")[0] + _views_file("rollup_views.sql")[0]
     # A reader shows no table of its own for this one; in the file it has to go by its bare
     # name, for the file may be attached under any.
     table = "FROM hardware_minutes"
@@ -154,11 +158,8 @@ def _version(connection: duckdb.DuckDBPyConnection) -> int:
     return int(rows[0][0] or 0)
 
 
-def migrate(connection: duckdb.DuckDBPyConnection, *, described: bool = True) -> None:
-    """Bring what is attached as `CATALOGUE` to the current schema, in one transaction.
-
-    Without comments (``described``) it takes half the time: enough for what is dropped at once.
-    """
+def migrate(connection: duckdb.DuckDBPyConnection) -> None:
+    """Bring what is attached as `CATALOGUE` to the current schema, in one transaction."""
     version = _version(connection)
     if version == SCHEMA_VERSION:
         return
@@ -166,14 +167,13 @@ def migrate(connection: duckdb.DuckDBPyConnection, *, described: bool = True) ->
     connection.execute("BEGIN")
     for number, name, sql in _migrations():
         if number > version:
-            connection.execute(sql if described else _COMMENT.sub("", sql))
+            connection.execute(sql)
             connection.execute(
                 "INSERT INTO schema_version VALUES (?, ?, now() AT TIME ZONE 'UTC')",
                 [number, name],
             )
     connection.execute(views())
-    if described:
-        connection.execute(view_comments())
+    connection.execute(view_comments())
     connection.execute("COMMIT")
     connection.execute("USE memory")
 
@@ -204,8 +204,8 @@ def attach_new(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> 
     connection.execute(f"ATTACH {_quoted(path)} AS {name} (STORAGE_VERSION '{_STORAGE_VERSION}')")
 
 
-def attach(connection: duckdb.DuckDBPyConnection, directory: Path, *, read_only: bool) -> None:
-    """Attach the file as `CATALOGUE`.
+def attach(connection: duckdb.DuckDBPyConnection, directory: Path, *, read_only: bool) -> bool:
+    """Attach the file as `CATALOGUE`; say whether its schema is the current one.
 
     Raises
     ------
@@ -233,6 +233,37 @@ def attach(connection: duckdb.DuckDBPyConnection, directory: Path, *, read_only:
             f"this one knows version {SCHEMA_VERSION}. It was left untouched. "
             "Upgrade with: pip install --upgrade ravenxterm-lab"
         )
+    return version == SCHEMA_VERSION
+
+
+def confine(connection: duckdb.DuckDBPyConnection, directory: Path) -> None:
+    """From now on, let a connection reach no file but the database, and no setting."""
+    path = directory / DATABASE
+    allowed = f"[{_quoted(path)}, {_quoted(Path(f'{path}.wal'))}]"
+    connection.execute(f"SET allowed_paths = {allowed}")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def upgrade(directory: Path) -> None:
+    """Bring a file that an older version made to the current schema.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written, or stays busy for a minute.
+    """
+    connection = connect()
+    with contextlib.closing(connection), exclusive_gate(directory, patience=_PATIENCE) as obtained:
+        if not obtained:
+            raise StoreError(
+                f"{directory / DATABASE} was made by an older version of ravenxterm-lab and has "
+                f"to be upgraded once, but has been kept busy for {_PATIENCE:.0f} s. Try again."
+            )
+        with contextlib.closing(connection):
+            attach(connection, directory, read_only=False)
+            migrate(connection)
+            connection.execute(f"DETACH {CATALOGUE}")
 
 
 def read_watermarks(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from ravenxterm_lab.store import database
 from ravenxterm_lab.store.access import utc
 from ravenxterm_lab.store.locks import holder
-from ravenxterm_lab.store.reading import open_reader
 from ravenxterm_lab.store.schema import SCHEMA_VERSION
 from ravenxterm_lab.tables import Card, Displayed, Table
 from ravenxterm_lab.units import format_bytes, format_seconds
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
     from pathlib import Path
+
+    from ravenxterm_lab.store.reading import Readers
 
 __all__ = ["Ingesting", "StoreInfo", "read_info"]
 
@@ -119,8 +120,8 @@ class StoreInfo(Displayed):
 
 def read_info(
     directory: Path,
+    readers: Readers,
     problems: list[str],
-    note: Callable[[str], None],
     clock: Callable[[], int],
 ) -> StoreInfo:
     """Look at a store; nothing is created.
@@ -129,10 +130,10 @@ def read_info(
     ----------
     directory : Path
         The store.
+    readers : Readers
+        Those of the store.
     problems : list of str
-        What this process met so far; read last, for looking may add to it through ``note``.
-    note : callable
-        Receives a sentence for each problem met.
+        What this process met so far; read last, for the readers may add to it.
     clock : callable
         Nanoseconds since 1970 (UTC).
 
@@ -142,7 +143,7 @@ def read_info(
         If it cannot be read.
     """
     held = holder(directory / "ingest.lock")
-    with open_reader(directory, note) as reader:
+    with readers.open(rollups=False) as reader:
         rows = reader.count_rows()
         segments, sessions, waiting = reader.segments, reader.sessions, reader.waiting
     oldest = waiting.oldest

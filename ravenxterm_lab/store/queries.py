@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.exceptions import QueryError, did_you_mean
@@ -12,7 +11,7 @@ from ravenxterm_lab.store.schema import ROLLUPS, TABLES
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["ROWS_OF", "VIEWS", "Needs", "check_statement", "one_line"]
+__all__ = ["ROWS_OF", "VIEWS", "check_statement", "names_rollups", "one_line"]
 
 #: The views of ``views.sql``.
 VIEWS = ("catalogue", "hardware", "hourly", "last_24h", "model_stats")
@@ -20,11 +19,8 @@ VIEWS = ("catalogue", "hardware", "hourly", "last_24h", "model_stats")
 #: Tables whose rows a view shows as they are, and that view.
 ROWS_OF = {"executions": "last_24h", "hardware_samples": "hardware", "models": "catalogue"}
 
-# ``query`` and ``query_table`` may build the name of a table out of pieces; the others list all.
-_LISTING = "query|show|describe|duckdb_|information_schema|sqlite_|pg_"
-_STATISTICS = re.compile(f"model_stats|hourly|{_LISTING}", re.IGNORECASE)
-_ROLLUPS = re.compile(f"{'|'.join(ROLLUPS)}|{_STATISTICS.pattern}", re.IGNORECASE)
-_COMMENTS = re.compile("duckdb_", re.IGNORECASE)
+# ``query`` and ``query_table`` may build the name of a table out of pieces.
+_ROLLUPS = re.compile("|".join((*ROLLUPS, "model_stats", "hourly", "query")), re.IGNORECASE)
 _EXPLAIN = re.compile(r"\s*EXPLAIN\b\s*(ANALYZE\b)?\s*(\([^)]*\))?", re.IGNORECASE)
 _PIVOT = re.compile(r"\s*(FROM\b.*|WITH\b.*)?\b(PIVOT|UNPIVOT)\b", re.IGNORECASE | re.DOTALL)
 _PRAGMA = re.compile(r"(\s|--[^\n]*\n|/\*.*?\*/)*PRAGMA\b", re.IGNORECASE | re.DOTALL)
@@ -67,32 +63,9 @@ def check_statement(connection: duckdb.DuckDBPyConnection, query: str) -> None:
         raise QueryError(f"{kind} is not allowed here. {_ALLOWED}")
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """What a reader has to set up beside the tables of events; each takes some milliseconds.
-
-    Attributes
-    ----------
-    rollups : bool
-        The sums and histograms, of what waits as well.
-    statistics : bool
-        The views over them.
-    comments : bool
-        What tables, views and columns mean.
-    """
-
-    rollups: bool = True
-    statistics: bool = True
-    comments: bool = True
-
-    @classmethod
-    def of(cls, query: str) -> Needs:
-        """Return what a query may need, by the words in it; in doubt it is needed."""
-        return cls(
-            rollups=_ROLLUPS.search(query) is not None,
-            statistics=_STATISTICS.search(query) is not None,
-            comments=_COMMENTS.search(query) is not None,
-        )
+def names_rollups(query: str) -> bool:
+    """Say whether a query may read the rollups, by the words in it."""
+    return _ROLLUPS.search(query) is not None
 
 
 def one_line(error: Exception) -> str:

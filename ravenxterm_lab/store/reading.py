@@ -1,8 +1,8 @@
 """Reading: the database and whatever still waits in the spool, as one.
 
-The order makes it complete: the segments are opened before the gate is taken, and what
-was ingested and removed in between is then covered by the watermarks, which are read
-after it.
+The watermarks are read, and after them the segments, while the gate is held, so that no
+event is seen twice or missed: nothing is committed meanwhile, and a segment is removed
+only after the commit that consumed it.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.exceptions import QueryError, StoreError
 from ravenxterm_lab.store import database
+from ravenxterm_lab.store.desk import Desk
+from ravenxterm_lab.store.forking import watch_forks
 from ravenxterm_lab.store.locks import shared_gate
-from ravenxterm_lab.store.queries import ROWS_OF, Needs, check_statement, one_line
+from ravenxterm_lab.store.queries import check_statement, names_rollups, one_line
 from ravenxterm_lab.store.result import QueryResult
-from ravenxterm_lab.store.schema import ROLLUPS, TABLES
+from ravenxterm_lab.store.schema import TABLES
 from ravenxterm_lab.store.segments import store_error
 
 if TYPE_CHECKING:
@@ -27,33 +28,14 @@ if TYPE_CHECKING:
 
     import duckdb
 
-    from ravenxterm_lab.store.snapshot import SegmentFile
+    from ravenxterm_lab.store.pending import Waiting
 
-__all__ = ["Reader", "Waiting", "open_reader", "run_query"]
+__all__ = ["Reader", "Readers", "run_query"]
 
-_WAITING = "waiting"
-_ALL = Needs()
+#: Idle connections that are kept: one for each of a few threads that ask at once.
+_MOST_DESKS = 2
 
 _COUNTS = " UNION ALL ".join(f"SELECT '{name}', count(*) FROM {name}" for name in TABLES)  # noqa: S608 - our own names
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """Events in the spool that were not ingested.
-
-    Attributes
-    ----------
-    events : int
-        How many.
-    oldest : int or None
-        When the oldest was recorded (ns since 1970, UTC); None without any.
-    relations : tuple
-        What the views over them rest on; they live as long as this does.
-    """
-
-    events: int
-    oldest: int | None
-    relations: tuple[object, ...]
 
 
 class Reader:
@@ -62,7 +44,7 @@ class Reader:
     Attributes
     ----------
     connection : DuckDBPyConnection
-        With a view for every table and those of ``views.sql``; it can reach no file.
+        With a view for every table and those of ``views.sql``; it can reach no other file.
     segments, sessions : int
         Segments in the spool, and sessions of which anything is known.
     waiting : Waiting
@@ -91,11 +73,8 @@ class Reader:
         return dict(self.connection.execute(_COUNTS).fetchall())
 
 
-@contextlib.contextmanager
-def open_reader(
-    directory: Path, note: Callable[[str], None], needs: Needs = _ALL
-) -> Iterator[Reader]:
-    """Open what was recorded so far, by every process; the gate is held meanwhile.
+class Readers:
+    """Opens readers of one store. Any thread may; each reader has a connection to itself.
 
     Parameters
     ----------
@@ -103,131 +82,115 @@ def open_reader(
         The store; nothing is created when it does not exist.
     note : callable
         Receives a sentence for each event or segment that cannot be read.
-    needs : Needs
-        What to set up beside the tables of events; all by default.
-
-    Raises
-    ------
-    StoreError
-        If the store cannot be read.
-    StoreVersionError
-        If a newer version of this package made it.
     """
-    if directory.exists() and not directory.is_dir():
-        raise StoreError(
-            f"The metric store cannot be read: {directory} is a file. Move it away, or set "
-            "RAVENXTERM_HOME to another directory."
-        )
-    from ravenxterm_lab.store.snapshot import list_segments
 
-    with contextlib.ExitStack() as stack:
-        connection = stack.enter_context(contextlib.closing(database.connect()))
+    def __init__(self, directory: Path, note: Callable[[str], None]) -> None:
+        self._directory = directory
+        self._note = note
+        self._idle: list[Desk] = []
+        self._most = _MOST_DESKS
+        watch_forks(self)
+
+    def before_fork(self) -> None:
+        """Close what is idle: a child would inherit a DuckDB without its threads."""
+        self._close_idle()
+
+    def after_fork_in_parent(self) -> None:
+        """Begin anew with the next query."""
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew with the next query."""
+
+    def close(self) -> None:
+        """Close what is idle and keep nothing from now on; queries still work."""
+        self._most = 0
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().close()
+
+    @contextlib.contextmanager
+    def open(self, *, rollups: bool = True) -> Iterator[Reader]:
+        """Open what was recorded so far, by every process; the gate is held meanwhile.
+
+        Parameters
+        ----------
+        rollups : bool
+            Whether the rollups are to hold what waits, too; it takes some time to sum up.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be read.
+        StoreVersionError
+            If a newer version of this package made it.
+        """
+        if self._directory.exists() and not self._directory.is_dir():
+            raise StoreError(
+                f"The metric store cannot be read: {self._directory} is a file. Move it away, "
+                "or set RAVENXTERM_HOME to another directory."
+            )
         try:
-            segments = list_segments(directory / "spool")
-        except OSError as error:
-            raise store_error(directory, error) from error
-        present = (directory / database.DATABASE).exists()
-        gated = stack.enter_context(shared_gate(directory, create=present))
-        # Within the gate: an open file is locked by DuckDB, and fails whoever gets the gate next.
-        stack.callback(connection.close)
-        if present or (gated and (directory / database.DATABASE).exists()):
-            database.attach(connection, directory, read_only=True)
-        else:
-            connection.execute(f"ATTACH ':memory:' AS {database.CATALOGUE}")
-            database.migrate(connection, described=needs.comments)
-        watermarks = database.read_watermarks(connection)
-        waiting = _add_pending(connection, segments, watermarks, note, needs.rollups)
-        connection.execute(database.views(outside=True, statistics=needs.statistics))
-        if needs.comments:
-            _copy_comments(connection)
-        connection.execute("SET enable_external_access = false")
+            desk = self._idle.pop()
+        except IndexError:
+            desk = Desk(self._directory, self._note)
+        usable = False
+        try:
+            with contextlib.ExitStack() as gate:
+                try:
+                    yield self._reader(desk, gate, rollups=rollups)
+                finally:
+                    # Within the gate: an open file is locked by DuckDB, and fails whoever
+                    # gets the gate next.
+                    usable = desk.detach()
+        finally:
+            if usable and len(self._idle) < self._most:
+                self._idle.append(desk)
+            else:
+                desk.close()
+
+    def _reader(self, desk: Desk, gate: contextlib.ExitStack, *, rollups: bool) -> Reader:
+        from ravenxterm_lab.store.rollups import summarise
+        from ravenxterm_lab.store.snapshot import list_segments
+
+        while True:
+            gated = self._attach(desk, gate)
+            watermarks = database.read_watermarks(desk.connection)
+            try:
+                segments = list_segments(self._directory / "spool")
+            except OSError as error:
+                raise store_error(self._directory, error) from error
+            waiting = desk.pending.collect(segments, watermarks)
+            if gated or desk.present or not self._file.exists():
+                break
+            # There was no gate yet, and the first ingest may have taken what was not seen.
+        tables = dict(waiting.tables)
+        if rollups and "executions" in tables:
+            tables |= summarise(tables["executions"])
+        desk.show(tables)
         sessions = len(watermarks.keys() | {segment.session for segment in segments})
-        yield Reader(connection, len(segments), sessions, waiting)
+        return Reader(desk.connection, len(segments), sessions, waiting)
 
+    @property
+    def _file(self) -> Path:
+        return self._directory / database.DATABASE
 
-def _add_pending(
-    connection: duckdb.DuckDBPyConnection,
-    segments: list[SegmentFile],
-    watermarks: Mapping[str, int],
-    note: Callable[[str], None],
-    rollups: bool,
-) -> Waiting:
-    """Create a view for every table that unites what was ingested with what waits."""
-    from ravenxterm_lab.store.decoding import decode, select_list
-    from ravenxterm_lab.store.rollups import summarise
-    from ravenxterm_lab.store.snapshot import unreadable
-
-    batches = []
-    for segment in segments:
-        seen = max(watermarks.get(segment.session, 1), segment.first_seq)
-        try:
-            with segment:
-                rows = segment.read(seen) if segment.written(seen) else None
-        except FileNotFoundError:
-            continue
-        except (OSError, StoreError) as error:
-            note(unreadable(segment.path, error))
-            continue
-        if rows is not None:
-            batches.append(rows)
-            for seq, why in rows.damaged:
-                note(f"event {rows.session}:{seq} was skipped: {why}")
-    tables = decode(batches) if batches else {}
-    # Few queries ask for the sums: the others need not wait until they are formed.
-    if rollups and "executions" in tables:
-        tables |= summarise(tables["executions"])
-    # In a database of its own, what waits is not among the tables that SHOW TABLES lists.
-    connection.execute(f"ATTACH ':memory:' AS {_WAITING}")
-    connection.execute(f"USE {_WAITING}")
-    relations: list[object] = []
-    for name, table in tables.items():
-        relation = connection.from_arrow(table)
-        relations += [table, relation, relation.create_view(name)]
-    connection.execute("USE memory")
-    for name in (*TABLES, *ROLLUPS) if rollups else TABLES:
-        union = ""
-        if name in tables:
-            union = f" UNION ALL BY NAME SELECT {select_list(name)} FROM {_WAITING}.{name}"  # noqa: S608 - our own names
-        connection.execute(
-            f"CREATE VIEW {name} AS SELECT * FROM {database.CATALOGUE}.{name}{union}"  # noqa: S608 - our own names
-        )
-    oldest = [int(rows.slots["ts"].min()) for rows in batches if len(rows.slots)]
-    return Waiting(
-        sum(len(rows.slots) for rows in batches), min(oldest, default=None), tuple(relations)
-    )
-
-
-def _copy_comments(connection: duckdb.DuckDBPyConnection) -> None:
-    """Give the views over the tables the comments of the tables, and the others their own."""
-    connection.execute(database.view_comments())
-    shown = {*TABLES, *ROLLUPS}
-    of_tables = connection.execute(
-        "SELECT table_name, comment FROM duckdb_tables() WHERE database_name = ?",
-        [database.CATALOGUE],
-    ).fetchall()
-    of_columns = connection.execute(
-        "SELECT table_name, column_name, comment FROM duckdb_columns() "
-        "WHERE database_name = ? AND comment IS NOT NULL",
-        [database.CATALOGUE],
-    ).fetchall()
-    for table, comment in of_tables:
-        if table in shown and comment:
-            connection.execute(f"COMMENT ON VIEW {table} IS {_literal(comment)}")
-    for table, column, comment in of_columns:
-        for view in (table, ROWS_OF.get(table)) if table in shown else ():
-            if view is not None:
-                connection.execute(f'COMMENT ON COLUMN {view}."{column}" IS {_literal(comment)}')
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    def _attach(self, desk: Desk, gate: contextlib.ExitStack) -> bool:
+        """Enter the gate and attach the file; say whether there is a gate."""
+        gated = gate.enter_context(shared_gate(self._directory, create=self._file.exists()))
+        if desk.attach(present=self._file.exists()):
+            return gated
+        gate.close()
+        database.upgrade(self._directory)
+        return self._attach(desk, gate)
 
 
 def run_query(
-    directory: Path,
+    readers: Readers,
     query: str,
     params: Sequence[object] | Mapping[str, object] | None,
-    note: Callable[[str], None],
 ) -> QueryResult:
     """Run one read-only statement and materialise its result.
 
@@ -241,10 +204,9 @@ def run_query(
     import duckdb
 
     start = time.perf_counter()
-    with open_reader(directory, note, Needs.of(str(query))) as reader:
+    with readers.open(rollups=names_rollups(str(query))) as reader:
         connection = reader.connection
         check_statement(connection, query)
-        connection.execute("SET lock_configuration = true")
         try:
             relation = connection.sql(query, params=_bindable(params))
             types = tuple(str(kind) for kind in relation.types)

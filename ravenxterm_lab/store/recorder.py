@@ -8,6 +8,7 @@ an append, writes to a session and a segment of its own.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 import zlib
@@ -264,7 +265,9 @@ class Recorder:
         taken = self._take(_PATIENCE)
         # One that an interrupted or endless append keeps is sealed by the death of the process.
         if taken is not None and taken is not _NO_SEGMENT:
-            self.sync()
+            # A disk that fails here can still take the rows later: they are with the system.
+            with contextlib.suppress(OSError):
+                self.sync()
             self._let_go(taken, taken.seal)
         if taken is not None:
             self._free.append(_NO_SEGMENT)

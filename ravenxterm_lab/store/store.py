@@ -19,7 +19,7 @@ from ravenxterm_lab.store.export import Export, ExportReport
 from ravenxterm_lab.store.info import StoreInfo, read_info
 from ravenxterm_lab.store.ingest import Ingester
 from ravenxterm_lab.store.packing import split_metrics
-from ravenxterm_lab.store.reading import run_query
+from ravenxterm_lab.store.reading import Readers, run_query
 from ravenxterm_lab.store.recorder import Recorder
 from ravenxterm_lab.store.schema import IN_SLOT, KIND_OF, ExecutionId
 from ravenxterm_lab.store.segments import NAN, PACKED, SUCCESS
@@ -104,8 +104,11 @@ class Store:
         self._recorder = Recorder(self._directory / "spool", clock, self._daemon.poke)
         self._daemon.recorder = self._recorder
         self._append = self._recorder.append
+        self._readers = Readers(self._directory, note)
         # Also at exit; nothing that it refers to refers back to this object.
-        self._finalizer = weakref.finalize(self, _shut_down, self._daemon, self._recorder)
+        self._finalizer = weakref.finalize(
+            self, _shut_down, self._daemon, self._recorder, self._readers
+        )
 
     def record_execution(
         self,
@@ -245,7 +248,7 @@ class Store:
         StoreVersionError
             If a newer version of this package made it; it is left untouched.
         """
-        return run_query(self._directory, query, params, self._problems.note)
+        return run_query(self._readers, query, params)
 
     def ingest_now(self) -> int:
         """Move everything that waits into the database; return the number of events.
@@ -278,7 +281,7 @@ class Store:
             If the store cannot be read.
         """
         problems = self._problems
-        return read_info(self._directory, problems.texts, problems.note, self._clock)
+        return read_info(self._directory, self._readers, problems.texts, self._clock)
 
     def check(self) -> CheckReport:
         """Prove that no event is missing and none is there twice, by session and sequence.
@@ -412,6 +415,7 @@ _MAX = sys.float_info.max
 _INGEST_PATIENCE = 60.0
 
 
-def _shut_down(daemon: Daemon, recorder: Recorder) -> None:
+def _shut_down(daemon: Daemon, recorder: Recorder, readers: Readers) -> None:
     daemon.stop()
     recorder.close()
+    readers.close()
