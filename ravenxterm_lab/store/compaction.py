@@ -376,6 +376,8 @@ class _Copying:
 
     def run(self, clock: Callable[[], int], start: float, threads: int | None) -> int:
         """Make it, and return the number of its rows."""
+        from ravenxterm_lab.store.merging import merge_all
+
         with reading(self._directory, threads=threads) as connection:
             assert connection is not None
             size = (self._directory / database.DATABASE).stat().st_size
@@ -391,6 +393,10 @@ class _Copying:
             rows = 0
             for table in _tables(connection):
                 rows += self._copy_table(connection, table)
+            # What the passes of the ingest could not merge within their time.
+            connection.execute("BEGIN")
+            merge_all(connection, _COPY)
+            connection.execute("COMMIT")
             connection.execute(f"CHECKPOINT {_COPY}")
             connection.execute(
                 f"INSERT INTO {_COPY}.maintenance BY NAME SELECT $ts::TIMESTAMP AS ts, "
