@@ -47,6 +47,8 @@ _STORAGE_VERSION = "v1.5.0"
 #: How long an upgrade waits for readers to finish (s).
 _PATIENCE = 60.0
 _PACKAGE = "ravenxterm_lab.store"
+#: The files that DuckDB may find beside each other after a death in a commit or a checkpoint.
+_SUFFIXES = ("", ".wal", ".wal.checkpoint", ".wal.recovery")
 
 #: What helps, by what the reason says; a damaged file is the one that is moved aside.
 _REMEDIES = {
@@ -192,10 +194,11 @@ def create(directory: Path) -> None:
     finally:
         connection.close()
     draft.chmod(0o600)
-    # The log of a file that was moved aside would make DuckDB refuse the new one.
-    log = directory / f"{DATABASE}.wal"
-    if log.exists():
-        log.rename(directory / f"{DATABASE}.{time.time_ns()}.wal")
+    # The logs of a file that was moved aside would make DuckDB refuse the new one.
+    now = time.time_ns()
+    for suffix in _SUFFIXES[1:]:
+        with contextlib.suppress(FileNotFoundError):
+            (directory / f"{DATABASE}{suffix}").rename(directory / f"{DATABASE}.{now}{suffix}")
     draft.rename(path)
 
 
@@ -238,8 +241,8 @@ def attach(connection: duckdb.DuckDBPyConnection, directory: Path, *, read_only:
 
 def confine(connection: duckdb.DuckDBPyConnection, directory: Path) -> None:
     """From now on, let a connection reach no file but the database, and no setting."""
-    path = directory / DATABASE
-    allowed = f"[{_quoted(path)}, {_quoted(Path(f'{path}.wal'))}]"
+    files = (directory / f"{DATABASE}{suffix}" for suffix in _SUFFIXES)
+    allowed = f"[{', '.join(map(_quoted, files))}]"
     connection.execute(f"SET allowed_paths = {allowed}")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
@@ -267,9 +270,23 @@ def upgrade(directory: Path) -> None:
 
 
 def read_watermarks(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
-    """Return, by session, the first sequence number that was not ingested."""
+    """Return, by session, the first sequence number that was not ingested.
+
+    Raises
+    ------
+    StoreError
+        If the file is damaged there.
+    """
+    import duckdb
+
     query = f"SELECT session, next_seq FROM {CATALOGUE}.watermarks"  # noqa: S608 - our own names
-    return dict(connection.execute(query).fetchall())
+    try:
+        return dict(connection.execute(query).fetchall())
+    except duckdb.Error as error:
+        reason = str(error).splitlines()[0]
+        raise StoreError(
+            f"The watermarks in {DATABASE} cannot be read ({reason}). {_REMEDIES['']}"
+        ) from error
 
 
 def write_watermarks(
