@@ -6,14 +6,22 @@ is a process like any other: it can be killed, stopped, traced and limited.
 """
 
 import contextlib
+import errno
+import faulthandler
+import importlib
 import json
 import os
+import pkgutil
 import resource
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from pathlib import Path
+
+#: Seconds after which a child is taken to hang.
+PATIENCE = 120
 
 # -- the jobs of the children --------------------------------------------------------------
 
@@ -140,11 +148,43 @@ def job_roll(hold, place, said, first, count):
     store.ingest_now()
 
 
+def job_persist(hold, place, said, first, count):
+    """Record and ingest through errors: each has to be a StoreError, and goes to stderr."""
+    from ravenxterm_lab.exceptions import StoreError
+
+    store, out = _store(place), _open_said(said)
+
+    def attempt(action, *arguments):
+        try:
+            action(*arguments)
+        except StoreError as error:
+            print(error, file=sys.stderr)
+
+    hold()
+    for value in range(first, first + count):
+        attempt(record_rows, store, out, [value])
+    attempt(store.ingest_now)
+    for value in range(first + count, first + 2 * count):
+        attempt(record_rows, store, out, [value])
+    attempt(lambda: store.sql("FROM executions").fetchall())
+    attempt(store.ingest_now)
+    attempt(store.close)
+    attempt(_store(place).ingest_now)
+
+
 def job_query(hold, place):
-    """Ask once."""
+    """Ask once; write the number of rows and the problems."""
     store = _store(place)
     hold()
-    store.sql("SELECT count(*) FROM executions").fetchall()
+    [(count, distinct)] = store.sql(
+        "SELECT count(*), count(DISTINCT (session, seq)) FROM executions"
+    ).fetchall()
+    print(json.dumps([count, distinct, store.problems]), flush=True)
+
+
+def job_program(hold, source, *arguments):
+    """Run a program, which finds `hold`, `arguments` and everything of this module."""
+    exec(compile(source, "<program>", "exec"), {**globals(), "hold": hold, "arguments": arguments})
 
 
 def job_ingest_only(hold, place):
@@ -161,8 +201,6 @@ def job_verify(hold, place, saids, surplus, out):
 
 def job_write_on(hold, place, said, interval, pause):
     """Record until killed, with the thread that ingests."""
-    import time
-
     store, out = _store(place, ingest=True, ingest_interval=interval), _open_said(said)
     hold()
     value = 0
@@ -179,6 +217,29 @@ def job_ingest_on(hold, place):
     hold()
     while True:
         store.ingest_now()
+
+
+def job_ingest_and_tell(hold, place):
+    """Ingest once; write what was moved, what can be queried, and the problems."""
+    store = _store(place)
+    hold()
+    moved = store.ingest_now()
+    print(json.dumps([moved, store.sql("FROM executions").rows, store.problems]), flush=True)
+
+
+def job_write_through(hold, place, said, seconds):
+    """Record for a time, with the thread that ingests, through errors of the store; then close."""
+    from ravenxterm_lab.exceptions import StoreError
+
+    store, out = _store(place, ingest=True, ingest_interval=0.01), _open_said(said)
+    hold()
+    deadline, value = time.monotonic() + seconds, 0
+    while time.monotonic() < deadline:
+        with contextlib.suppress(StoreError):
+            record_rows(store, out, range(value, value + 20))
+        value += 20
+        time.sleep(0.002)
+    store.close()
 
 
 def job_read_on(hold, place):
@@ -200,6 +261,16 @@ JOBS = {name[4:]: job for name, job in list(globals().items()) if name.startswit
 # -- the process that forks ----------------------------------------------------------------
 
 
+def drop_capabilities():
+    """Make even root obey the permissions of files and directories."""
+    import ctypes
+
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    nothing = (ctypes.c_uint32 * 6)()
+    if ctypes.CDLL(None, use_errno=True).capset(header, nothing):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
 def _child(job, arguments, fifo, output, limits):
     def hold():
         if fifo is not None:
@@ -211,6 +282,9 @@ def _child(job, arguments, fifo, output, limits):
         fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         for old in (0, 1, 2):
             os.dup2(os.open(os.devnull, os.O_RDONLY) if old == 0 else fd, old)
+        # A child that hangs says where, and ends.
+        faulthandler.register(signal.SIGALRM, file=2, all_threads=True, chain=True)
+        signal.alarm(PATIENCE)
         for name, value in limits.items():
             resource.setrlimit(getattr(resource, name), (value, value))
         JOBS[job](hold, *arguments)
@@ -224,10 +298,12 @@ def _child(job, arguments, fifo, output, limits):
 def serve():
     """Fork and reap as the lines on stdin say, one JSON list each, until it is closed."""
     import duckdb
+    import numpy.ma as ma  # noqa: F401 - numpy imports it at the first use of some functions
 
-    import ravenxterm_lab.store.decoding
-    import ravenxterm_lab.store.snapshot  # noqa: F401 - loaded for the children
+    from ravenxterm_lab import store
 
+    for module in pkgutil.iter_modules(store.__path__, f"{store.__name__}."):
+        importlib.import_module(module.name)
     if duckdb.__version__.startswith("1."):
         # It would import it itself, at the first ingest.
         import pandas as pd  # noqa: F401 - see above
@@ -251,6 +327,7 @@ class Child:
 
     def __init__(self, zygote, pid, output):
         self._zygote = zygote
+        self.tracers = zygote.tracers
         self.pid = pid
         self.output = output
         self.code = None
@@ -285,6 +362,7 @@ class Zygote:
         self._directory = directory
         self._count = 0
         self.alive = set()
+        self.tracers = []
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore::DeprecationWarning", __file__],
             stdin=subprocess.PIPE,
@@ -323,27 +401,47 @@ class Zygote:
         self.run("verify", place, [str(said) for said in saids], surplus, out)
         return json.loads(out.read_text())
 
-    def close(self):
+    def rest(self):
         """Kill what lives."""
         for child in list(self.alive):
             child.kill()
+        while self.tracers:
+            self.tracers[-1].finish()
+
+    def close(self):
+        """End the process, and whatever it forked."""
+        self.rest()
         self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
+
+
+def _open_gate(child, fifo):
+    """Open the FIFO, which works once the child has come to it."""
+    while True:
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+        state = Path(f"/proc/{child.pid}/stat").read_text().rpartition(") ")[2][0]
+        assert state != "Z", child.said()
+        time.sleep(0.001)
 
 
 class Tracer:
     """strace, attached to a child that waits at a FIFO; its filters then count from there."""
 
     def __init__(self, child, fifo, *options):
-        # The child has come to the FIFO when it can be opened for writing.
-        with fifo.open("wb", buffering=0) as gate:
+        self._tracers = child.tracers
+        with os.fdopen(_open_gate(child, fifo), "wb", buffering=0) as gate:
             self.process = subprocess.Popen(
                 ["strace", "-f", "-p", str(child.pid), *options],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
             )
+            self._tracers.append(self)
             self.said = self.process.stderr.readline()
             assert "attached" in self.said, self.said
             with contextlib.suppress(BrokenPipeError):
@@ -352,6 +450,7 @@ class Tracer:
     def finish(self):
         """Wait until strace has ended, which it does with the child."""
         self.said += self.process.communicate(timeout=60)[1]
+        self._tracers.remove(self)
 
 
 if __name__ == "__main__":

@@ -4,112 +4,16 @@ strace delivers the SIGKILL on entry to the n-th call, so that every state that 
 leave between two calls is visited in turn, and not only those that chance hits upon.
 """
 
-import collections
-import os
 import random
-import re
-import shutil
-import signal
-from importlib import resources
 
-import duckdb
 import pytest
-from store_zygote import Tracer
+from store_scenes import CALLS, leftovers, nothing, version_1
 
-#: Every call by which a store changes what the next process finds.
-CALLS = (
-    "mkdir,mkdirat,rename,renameat,renameat2,unlink,unlinkat,ftruncate,fallocate,"
-    "pwrite64,pwritev,write,fsync,fdatasync,msync,copy_file_range,sendfile,link,linkat,rmdir"
-)
-#: Of these there are few, and each is a step of its own: never left out of the short run.
+#: Of the calls there are few of these, and each is a step of its own.
 STEPS = {"rename", "renameat2", "unlink", "unlinkat", "ftruncate", "fallocate", "mkdir", "rmdir"}
 SHORT = 14
 #: To fill a segment first takes its time.
 SHORTER = {"roll": 6}
-
-
-class Scene:
-    """A store to begin with, and a job that a child will be killed in."""
-
-    def __init__(self, zygote, directory):
-        self.zygote = zygote
-        self.directory = directory
-        self.template = directory / "template"
-        self.before = directory / "before"
-        self.place = directory / "store"
-        self.said = directory / "said"
-        self.fifo = directory / "fifo"
-        os.mkfifo(self.fifo)
-
-    def run(self, job, arguments, *options):
-        """Do the job on a copy of the template under strace; return the child's exit code."""
-        shutil.rmtree(self.place, ignore_errors=True)
-        if self.template.exists():
-            shutil.copytree(self.template, self.place)
-        self.said.unlink(missing_ok=True)
-        child = self.zygote.start(job, self.place, self.said, *arguments, fifo=self.fifo)
-        tracer = Tracer(child, self.fifo, *options)
-        code = child.wait()
-        tracer.finish()
-        assert code in {0, -signal.SIGKILL}, child.said()
-        return code
-
-    def points(self, job, arguments, calls):
-        """Return how often the job makes each call."""
-        trace = self.directory / "trace"
-        assert self.run(job, arguments, "-o", str(trace), "-e", f"trace={calls}") == 0
-        assert self.complaints(0) == []
-        counts = collections.Counter()
-        for line in trace.read_text().splitlines():
-            call = re.match(r"(\d+) +(\w+)\(", line)
-            # A thread counts its calls by itself; the job has but one that writes.
-            counts[call[2] if call else None] += 1
-        del counts[None]
-        return counts
-
-    def complaints(self, surplus):
-        """Return what the next process finds wrong."""
-        return self.zygote.verify(self.place, [self.before, self.said], surplus)
-
-    def kill_at(self, job, arguments, call, number):
-        """Kill the job on entry to a call; return whether it got that far, and what is wrong."""
-        options = ("-o", os.devnull, "-e", f"trace={call}")
-        inject = f"inject={call}:signal=SIGKILL:when={number}"
-        killed = self.run(job, arguments, *options, "-e", inject) == -signal.SIGKILL
-        # An event may be recorded and the process killed before it could say so.
-        return killed, self.complaints(1)
-
-
-def nothing(scene):
-    """No store at all."""
-
-
-def leftovers(scene):
-    """A database, a segment that was closed, and one of a process that was killed."""
-    scene.zygote.run("ingest", scene.template, scene.before, 1, 10)
-    scene.zygote.run("record", scene.template, scene.before, 21, 10)
-    scene.zygote.run("record_unsealed", scene.template, scene.before, 41, 10)
-
-
-def version_1(scene):
-    """A database as the first version made it, and a segment."""
-    scene.zygote.run("record", scene.template, scene.before, 1, 10)
-    scripts = resources.files("ravenxterm_lab.store").joinpath("migrations")
-    path = scene.template / "main.duckdb"
-    with duckdb.connect() as connection:
-        connection.execute(f"ATTACH '{path}' AS old (STORAGE_VERSION 'v1.5.0')")
-        connection.execute("USE old")
-        connection.execute(scripts.joinpath("0001_initial.sql").read_text())
-        connection.execute("INSERT INTO schema_version VALUES (1, 'initial', now()::TIMESTAMP)")
-        connection.execute(
-            "INSERT INTO executions BY NAME SELECT now()::TIMESTAMP AS ts, 'old' AS session, "
-            "i AS seq, 'm' || (i * 10 % 5) AS model, i * 10.0 AS latency, true AS success "
-            "FROM range(1, 101) t(i)"
-        )
-        connection.execute("INSERT INTO watermarks VALUES ('old', 101)")
-    with scene.before.open("a") as said:
-        said.writelines(f"old:{i} {i * 10}\n" for i in range(1, 101))
-
 
 SCENES = {
     "record": (nothing, "record", (101, 4)),
@@ -118,13 +22,6 @@ SCENES = {
     "roll": (nothing, "roll", (101, 3)),
     "migration": (version_1, "ingest", (101, 4)),
 }
-
-
-@pytest.fixture
-def scene(zygote, tmp_path):
-    if shutil.which("strace") is None:
-        pytest.skip("strace is not installed")
-    return Scene(zygote, tmp_path)
 
 
 def kill_everywhere(scene, name, choose, calls=CALLS):
