@@ -241,9 +241,11 @@ def attach(connection: duckdb.DuckDBPyConnection, directory: Path, *, read_only:
 
 def confine(connection: duckdb.DuckDBPyConnection, directory: Path) -> None:
     """From now on, let a connection reach no file but the database, and no setting."""
-    files = (directory / f"{DATABASE}{suffix}" for suffix in _SUFFIXES)
-    allowed = f"[{', '.join(map(_quoted, files))}]"
-    connection.execute(f"SET allowed_paths = {allowed}")
+    path = directory / DATABASE
+    # DuckDB asks about the name that a link leads to, which may be on another disk.
+    names = {f"{one}{suffix}" for one in (path, path.resolve()) for suffix in _SUFFIXES}
+    allowed = ", ".join(_quoted(Path(name)) for name in sorted(names))
+    connection.execute(f"SET allowed_paths = [{allowed}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
 

@@ -85,9 +85,7 @@ def test_a_directory_holds_a_file_per_month(store, tmp_path):
     """DuckDB and polars read it as one, with year and month as columns."""
     report = store.export(tmp_path / "history")
     names = [str(path.relative_to(tmp_path)) for path in report.files]
-    assert names == [
-        f"history/year=2026/month={month}/executions.parquet" for month in (1, 2, 3)
-    ]
+    assert names == [f"history/year=2026/month={month}/executions.parquet" for month in (1, 2, 3)]
     with duckdb.connect() as connection:
         query = f"SELECT year, month, count(*) FROM '{tmp_path}/history/**/*.parquet' GROUP BY ALL"
         counts = connection.execute(query + " ORDER BY ALL").fetchall()
@@ -102,7 +100,7 @@ def test_times_bound_the_rows_from_since_to_before_until(store, tmp_path):
     for number, (since, until, rows) in enumerate(
         [
             (START + dt.timedelta(days=10), START + dt.timedelta(days=20), 10),
-            (dt.datetime(2026, 1, 11, 5, tzinfo=east), dt.date(2026, 1, 21), 10),  # noqa: DTZ001
+            (dt.datetime(2026, 1, 11, 5, tzinfo=east), dt.date(2026, 1, 21), 10),
             (dt.datetime(2026, 1, 11), None, 80),  # noqa: DTZ001
             (None, dt.datetime(2026, 1, 1, 0, 0, 1), 1),  # noqa: DTZ001
             (dt.datetime(2030, 1, 1), None, 0),  # noqa: DTZ001
