@@ -1,4 +1,4 @@
-"""The ``raven-lab`` command: scan, models, select, run, sql, status, demo, lab, notebook."""
+"""The ``raven-lab`` command: scan, models, select, run, sql, store, status, demo, lab, notebook."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab import __version__
-from ravenxterm_lab.cli import commands
+from ravenxterm_lab.cli import commands, upkeep
 from ravenxterm_lab.exceptions import RavenXTermError
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         )  # fmt: skip
     sql = add("sql", commands.sql, "Run one read-only SQL query over everything that was recorded.")
     sql.add_argument("query")
+    _add_store(verbs)
     add("status", commands.status, "Show models, hardware, memory, history and messages.")
     demo = add(
         "demo", commands.demo, "Fetch a small set of real models, run them, and show the result.",
@@ -100,3 +101,39 @@ def _parser() -> argparse.ArgumentParser:
     notebook.add_argument("notebook", help="a path, or a name from the packaged notebooks")
     notebook.add_argument("--out", metavar="DIR", help="default: $RAVENXTERM_HOME/notebooks")
     return parser
+
+
+def _add_store(verbs: Any) -> None:
+    text = "Look after the metric store: info, check, compact, export."
+    store = verbs.add_parser("store", help=text, description=text)
+    actions = store.add_subparsers(required=True, metavar="ACTION")
+
+    def add(name: str, command: Any, text: str) -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        sub.add_argument("--home", help="instead of RAVENXTERM_HOME")
+        sub.add_argument("--json", action="store_true", help="print JSON")
+        return sub
+
+    add("info", upkeep.info, "Show rows, bytes, what waits, its lag, and who ingests.")
+    add(
+        "check",
+        upkeep.check,
+        "Prove that no event is missing and none is there twice; exit code 1 if one is.",
+    )
+    compact = add("compact", upkeep.compact, "Rewrite the database, and give free space back.")
+    compact.add_argument(
+        "--if-worthwhile", action="store_true", help="only where much is to be gained"
+    )
+    export = add("export", upkeep.export, "Write rows as Parquet, and remove them on request.")
+    export.add_argument(
+        "path", help="NAME.parquet for one file, any other name for a directory of months"
+    )
+    export.add_argument("--table", default="executions", help="default: executions")
+    for name, help_text in (("--since", "from this time on"), ("--until", "before this time")):
+        export.add_argument(
+            name, metavar="TIME", help=f"{help_text}, such as 2026-01-31 or 2026-01-31T12:00 (UTC)"
+        )
+    export.add_argument(
+        "--remove", action="store_true", help="then remove exactly these rows from the database"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from ravenxterm_lab.exceptions import PreferenceError, RequirementError
+from ravenxterm_lab.exceptions import PreferenceError, RequirementError, StoreError
 from ravenxterm_lab.metadata import ModelMetadata
 from ravenxterm_lab.models.history import PerformanceHistory, read_history
 from ravenxterm_lab.models.keeping import latest_preferences, saved_preferences
@@ -408,7 +408,9 @@ class ModelManager(Displayed):
         return read_status(self._bench, models, self.get_resource_usage())
 
     def cleanup_resources(self) -> int:
-        """Unload idle models, prune caches above the threshold, and move pending rows.
+        """Unload idle models, prune caches above the threshold, and compact the store.
+
+        What waits is moved into the database, which is compacted where that frees much.
 
         Returns
         -------
@@ -424,6 +426,10 @@ class ModelManager(Displayed):
             pruned = held - directory_bytes(cache)
         before = directory_bytes(self._bench.paths.store)
         self.store.ingest_now()
+        try:
+            self.store.compact(force=False)
+        except StoreError as error:
+            self.messages.add("warning", "cleanup", str(error))
         spool = max(before - directory_bytes(self._bench.paths.store), 0)
         self.messages.add(
             "info",

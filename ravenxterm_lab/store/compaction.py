@@ -19,7 +19,6 @@ import os
 import shutil
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.exceptions import StoreError
@@ -33,6 +32,7 @@ from ravenxterm_lab.units import format_bytes, format_seconds
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
+    from pathlib import Path
 
     import duckdb
 
@@ -315,7 +315,7 @@ def _swap(
                 f"could not be replaced by its compacted copy. {_REMEDY} End long queries "
                 "and try again."
             )
-        if _state(target) != before or _log(target).exists():
+        if _state(target) != before or _logs(target):
             raise StoreError(
                 f"{target} was changed by something else while it was compacted. {_REMEDY} "
                 "Let nothing but ravenxterm-lab write to it, and try again."
@@ -333,8 +333,9 @@ def _state(target: Path) -> tuple[int, int, int]:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def _log(path: Path) -> Path:
-    return Path(f"{path}.wal")
+def _logs(path: Path) -> list[Path]:
+    # DuckDB has more than one, beside each other for a moment while it checkpoints.
+    return sorted(path.parent.glob(f"{path.name}.wal*"))
 
 
 def _settle(directory: Path, patience: float, stop: Callable[[], bool] | None) -> None:
@@ -347,16 +348,15 @@ def _settle(directory: Path, patience: float, stop: Callable[[], bool] | None) -
                 "and try again. Nothing was changed."
             )
         connection.execute(f"CHECKPOINT {database.CATALOGUE}")
-    for log in (_log(_target(directory)), _log(directory / database.DATABASE)):
-        if log.exists():
-            raise StoreError(
-                f"{log} could not be brought into the database. {_REMEDY} Free space on the "
-                "disk and try again."
-            )
+    for log in _logs(_target(directory)) + _logs(directory / database.DATABASE):
+        raise StoreError(
+            f"{log} could not be brought into the database. {_REMEDY} Free space on the "
+            "disk and try again."
+        )
 
 
 def _sync(draft: Path, target: Path) -> None:
-    if _log(draft).exists():
+    if _logs(draft):
         raise StoreError(f"The copy {draft} is not whole: it has a log. {_REMEDY}")
     draft.chmod(target.stat().st_mode & 0o777)
     fd = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
