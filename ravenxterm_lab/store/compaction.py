@@ -14,7 +14,6 @@ makes one shrink is removal: `ravenxterm_lab.store.export`, retention, merged ro
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import shutil
 import time
@@ -23,7 +22,17 @@ from typing import TYPE_CHECKING
 
 from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.store import database
-from ravenxterm_lab.store.access import failure, reading, sync_directory, utc, writing
+from ravenxterm_lab.store.access import failure, reading, sync_directory, writing
+from ravenxterm_lab.store.copying import (
+    REMEDY,
+    Copying,
+    Interrupted,
+    check_stop,
+    count_rows,
+    room,
+    table_names,
+    used_bytes,
+)
 from ravenxterm_lab.store.locks import exclusive_gate
 from ravenxterm_lab.store.segments import store_error
 from ravenxterm_lab.tables import Card, Displayed
@@ -37,7 +46,6 @@ if TYPE_CHECKING:
     import duckdb
 
 __all__ = [
-    "CHUNK",
     "LEAST_BYTES",
     "RATIO",
     "CompactionReport",
@@ -52,36 +60,6 @@ __all__ = [
 RATIO = 1.4
 #: Size below which it never is (bytes): the free blocks of a few row groups are no loss.
 LEAST_BYTES = 64 * 2**20
-#: Rows that are sorted, copied and compared by one statement: about a second of work.
-CHUNK = 500_000
-
-_COPY = "compacted"
-_REMEDY = "The database was left as it was."
-#: The first of these columns that a table has is what its rows are ordered by.
-_TIMES = ("ts", "hour", "day", "minute")
-
-_OBJECTS = """
-SELECT 'table', table_name, sql, comment FROM duckdb_tables() WHERE database_name = $name
-UNION ALL
-SELECT 'column', table_name || '.' || column_name, data_type, comment
-FROM duckdb_columns() WHERE database_name = $name AND NOT internal
-UNION ALL
-SELECT 'view', view_name, sql, comment
-FROM duckdb_views() WHERE database_name = $name AND NOT internal
-UNION ALL
-SELECT 'index', index_name, sql, comment FROM duckdb_indexes() WHERE database_name = $name
-UNION ALL
-SELECT 'sequence', sequence_name, sql, comment
-FROM duckdb_sequences() WHERE database_name = $name
-UNION ALL
-SELECT 'function', function_name, macro_definition, comment
-FROM duckdb_functions() WHERE database_name = $name AND NOT internal
-ORDER BY ALL
-"""
-
-
-class Interrupted(Exception):  # noqa: N818 - no error: the caller asked for it
-    """The compaction was given up because its ``stop`` said so; nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +151,13 @@ def worthwhile(directory: Path, now: datetime, *, days: float = 1.0) -> bool:
         with reading(directory) as connection:
             if connection is None or not _has(connection, "maintenance"):
                 return False
-            used = _used_bytes(connection)
+            used = used_bytes(connection)
             last = connection.execute(
                 "SELECT ts, bytes_after, rows FROM maintenance WHERE action = 'compaction' "
                 "ORDER BY ts DESC LIMIT 1"
             ).fetchall()
-            rows = sum(_count(connection, name) for name in _tables(connection))
-        if shutil.disk_usage(_target(directory).parent).free < _room(used):
+            rows = sum(count_rows(connection, name) for name in table_names(connection))
+        if shutil.disk_usage(_target(directory).parent).free < room(used):
             return False
     except FileNotFoundError:
         return False
@@ -196,31 +174,7 @@ def worthwhile(directory: Path, now: datetime, *, days: float = 1.0) -> bool:
 
 
 def _has(connection: duckdb.DuckDBPyConnection, table: str) -> bool:
-    return table in _tables(connection)
-
-
-def _tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    query = "SELECT table_name FROM duckdb_tables() WHERE database_name = ? ORDER BY 1"
-    return [name for (name,) in connection.execute(query, [database.CATALOGUE]).fetchall()]
-
-
-def _count(connection: duckdb.DuckDBPyConnection, table: str, of: str = database.CATALOGUE) -> int:
-    query = f'SELECT count(*) FROM {of}."{table}"'  # noqa: S608 - names from the catalogue
-    [[count]] = connection.execute(query).fetchall()
-    return int(count)
-
-
-def _used_bytes(connection: duckdb.DuckDBPyConnection) -> int:
-    query = (
-        "SELECT block_size * (total_blocks - free_blocks) FROM pragma_database_size() "
-        "WHERE database_name = ?"
-    )
-    [[used]] = connection.execute(query, [database.CATALOGUE]).fetchall()
-    return int(used)
-
-
-def _room(used: int) -> int:
-    return int(used * 1.1) + 32 * 2**20
+    return table in table_names(connection)
 
 
 def nothing_done(directory: Path) -> CompactionReport:
@@ -276,7 +230,7 @@ def compact(
         remove_leftovers(directory)
         _settle(directory, patience, stop)
         before = _state(target)
-        work = _Copying(directory, draft, stop)
+        work = Copying(directory, draft, stop)
         rows = work.run(clock, start, threads)
         # Only now, with every descriptor of DuckDB closed, may another one be opened.
         _sync(draft, target)
@@ -286,7 +240,7 @@ def compact(
         with contextlib.suppress(OSError):
             remove_leftovers(directory)
         if isinstance(error, duckdb.Error):
-            raise failure(f"{target} could not be compacted", error, _REMEDY) from error
+            raise failure(f"{target} could not be compacted", error, REMEDY) from error
         if isinstance(error, OSError):
             raise store_error(target, error) from error
         raise
@@ -309,23 +263,18 @@ def _swap(
     target = _target(directory)
     with exclusive_gate(directory, patience=patience, stop=stop) as obtained:
         if not obtained:
-            _check(stop)
+            check_stop(stop)
             raise StoreError(
                 f"{target} has been kept busy by queries for {patience:.0f} s, so that it "
-                f"could not be replaced by its compacted copy. {_REMEDY} End long queries "
+                f"could not be replaced by its compacted copy. {REMEDY} End long queries "
                 "and try again."
             )
         if _state(target) != before or _logs(target):
             raise StoreError(
-                f"{target} was changed by something else while it was compacted. {_REMEDY} "
+                f"{target} was changed by something else while it was compacted. {REMEDY} "
                 "Let nothing but ravenxterm-lab write to it, and try again."
             )
         _draft(directory).rename(target)
-
-
-def _check(stop: Callable[[], bool] | None) -> None:
-    if stop is not None and stop():
-        raise Interrupted
 
 
 def _state(target: Path) -> tuple[int, int, int]:
@@ -342,7 +291,7 @@ def _settle(directory: Path, patience: float, stop: Callable[[], bool] | None) -
     """Bring a log that a killed ingest left into the file: a rename would part the two."""
     with writing(directory, patience=patience, stop=stop) as connection:
         if connection is None:
-            _check(stop)
+            check_stop(stop)
             raise StoreError(
                 f"{directory} has been kept busy by queries for {patience:.0f} s; end them "
                 "and try again. Nothing was changed."
@@ -350,132 +299,17 @@ def _settle(directory: Path, patience: float, stop: Callable[[], bool] | None) -
         connection.execute(f"CHECKPOINT {database.CATALOGUE}")
     for log in _logs(_target(directory)) + _logs(directory / database.DATABASE):
         raise StoreError(
-            f"{log} could not be brought into the database. {_REMEDY} Free space on the "
+            f"{log} could not be brought into the database. {REMEDY} Free space on the "
             "disk and try again."
         )
 
 
 def _sync(draft: Path, target: Path) -> None:
     if _logs(draft):
-        raise StoreError(f"The copy {draft} is not whole: it has a log. {_REMEDY}")
+        raise StoreError(f"The copy {draft} is not whole: it has a log. {REMEDY}")
     draft.chmod(target.stat().st_mode & 0o777)
     fd = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-class _Copying:
-    """The copy: made, compared with the original, and closed."""
-
-    def __init__(self, directory: Path, draft: Path, stop: Callable[[], bool] | None) -> None:
-        self._directory = directory
-        self._draft = draft
-        self._stop = stop
-
-    def run(self, clock: Callable[[], int], start: float, threads: int | None) -> int:
-        """Make it, and return the number of its rows."""
-        from ravenxterm_lab.store.merging import merge_all
-
-        with reading(self._directory, threads=threads) as connection:
-            assert connection is not None
-            size = (self._directory / database.DATABASE).stat().st_size
-            self._check_room(_used_bytes(connection))
-            database.attach_new(connection, self._draft, _COPY)
-            connection.execute(f"COPY FROM DATABASE {database.CATALOGUE} TO {_COPY} (SCHEMA)")
-            if self._objects(connection, database.CATALOGUE) != self._objects(connection, _COPY):
-                raise StoreError(
-                    f"{self._directory / database.DATABASE} holds something that a compaction "
-                    f"would lose, such as a table in a schema of its own. {_REMEDY} Move it "
-                    "to a file of its own."
-                )
-            rows = 0
-            for table in _tables(connection):
-                rows += self._copy_table(connection, table)
-            # What the passes of the ingest could not merge within their time.
-            connection.execute("BEGIN")
-            merge_all(connection, _COPY)
-            connection.execute("COMMIT")
-            connection.execute(f"CHECKPOINT {_COPY}")
-            connection.execute(
-                f"INSERT INTO {_COPY}.maintenance BY NAME SELECT $ts::TIMESTAMP AS ts, "
-                "'compaction' AS action, $seconds AS seconds, $rows AS rows, "
-                "$before AS bytes_before, $after AS bytes_after, $detail AS detail",
-                {
-                    "ts": utc(clock()),
-                    "seconds": time.perf_counter() - start,
-                    "rows": rows,
-                    "before": size,
-                    "after": self._draft.stat().st_size,
-                    "detail": "rewritten in the order of time",
-                },
-            )
-            connection.execute(f"DETACH {_COPY}")
-        return rows
-
-    def _check_room(self, used: int) -> None:
-        free = shutil.disk_usage(self._draft.parent).free
-        if free < _room(used):
-            raise StoreError(
-                f"{self._draft.parent} has {format_bytes(free)} free, and the compacted copy of "
-                f"the database needs {format_bytes(_room(used))} until it takes its place. "
-                f"{_REMEDY} Free space on the disk and try again."
-            )
-
-    @staticmethod
-    def _objects(connection: duckdb.DuckDBPyConnection, name: str) -> list[tuple[object, ...]]:
-        return connection.execute(_OBJECTS, {"name": name}).fetchall()
-
-    def _copy_table(self, connection: duckdb.DuckDBPyConnection, table: str) -> int:
-        rows = _count(connection, table)
-        order = self._order(connection, table)
-        for condition in self._conditions(connection, table, order[:1], rows):
-            _check(self._stop)
-            by = f"ORDER BY {', '.join(order)}" if order else ""
-            source = f'{database.CATALOGUE}."{table}" AS original WHERE {condition}'
-            connection.execute(
-                f'INSERT INTO {_COPY}."{table}" SELECT * FROM {source} {by}'  # noqa: S608 - names from the catalogue
-            )
-            _check(self._stop)
-            copied = f'{_COPY}."{table}" AS original WHERE {condition}'
-            digest = "SELECT count(*), sum(hash(original)::HUGEINT) FROM "
-            one, two = (connection.execute(digest + of).fetchall() for of in (source, copied))
-            if one != two:
-                raise StoreError(
-                    f"The copy of the table {table} differs from the original. {_REMEDY} "
-                    "Check the disk and the memory of this machine."
-                )
-        if _count(connection, table, _COPY) != rows:
-            raise StoreError(f"The copy of the table {table} lacks rows. {_REMEDY}")
-        return rows
-
-    @staticmethod
-    def _order(connection: duckdb.DuckDBPyConnection, table: str) -> list[str]:
-        query = (
-            "SELECT column_name FROM duckdb_columns() WHERE database_name = ? AND table_name = ?"
-        )
-        names = {
-            name for (name,) in connection.execute(query, [database.CATALOGUE, table]).fetchall()
-        }
-        times = [name for name in _TIMES if name in names][:1]
-        return times + [name for name in ("session", "seq") if times and name in names]
-
-    @staticmethod
-    def _conditions(
-        connection: duckdb.DuckDBPyConnection, table: str, time_column: list[str], rows: int
-    ) -> list[str]:
-        """Return conditions that part the rows into pieces of about `CHUNK`."""
-        pieces = -(-rows // CHUNK)
-        if pieces < 2 or not time_column:
-            return ["true"]
-        [column] = time_column
-        shares = ", ".join(str(i / pieces) for i in range(1, pieces))
-        # About the right places are good enough: every row is on one side of each.
-        query = f'SELECT approx_quantile({column}, [{shares}]) FROM {database.CATALOGUE}."{table}"'  # noqa: S608 - names from the catalogue
-        [[found]] = connection.execute(query).fetchall()
-        marks = [f"TIMESTAMP '{mark}'" for mark in sorted(set(found or []))]
-        if not marks:
-            return ["true"]
-        between = [f"{column} >= {a} AND {column} < {b}" for a, b in itertools.pairwise(marks)]
-        return [f"{column} < {marks[0]}", *between, f"{column} >= {marks[-1]}", f"{column} IS NULL"]

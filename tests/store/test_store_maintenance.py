@@ -13,7 +13,7 @@ import duckdb
 import pytest
 
 from ravenxterm_lab.exceptions import StoreError, StoreVersionError
-from ravenxterm_lab.store import Store, compaction, database, ingest, retention
+from ravenxterm_lab.store import Store, compaction, copying, database, ingest, retention
 from ravenxterm_lab.store.access import reading, writing
 from ravenxterm_lab.store.locks import shared_gate
 from ravenxterm_lab.store.schema import ROLLUPS
@@ -231,13 +231,12 @@ def test_a_compaction_keeps_everything_and_gives_space_back(place, tmp_path, clo
 
 def test_a_compacted_table_is_in_the_order_of_time(place):
     """Sessions that were ingested one after the other lie side by side; pieces meet."""
-    compaction_chunk = compaction.CHUNK
     with Store(place, ingest=False) as one, Store(place, ingest=False) as two:
         for _ in range(300):
             fill(one, 10)
             fill(two, 10)
         one.ingest_now()
-        assert compaction_chunk > 6000
+        assert copying.CHUNK > 6000
         one.compact()
     with reading(place) as connection:
         times = connection.execute("SELECT ts FROM executions").fetchall()
@@ -247,7 +246,7 @@ def test_a_compacted_table_is_in_the_order_of_time(place):
 
 def test_a_table_of_many_pieces_is_copied_whole(place, monkeypatch):
     """Rows at the marks between pieces, rows without a time, and all at one moment."""
-    monkeypatch.setattr(compaction, "CHUNK", 100)
+    monkeypatch.setattr(copying, "CHUNK", 100)
     with Store(place, ingest=False) as store:
         fill(store, 1000)
         store.ingest_now()
