@@ -8,7 +8,6 @@ import time
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.exceptions import RavenXTermError, StoreVersionError
-from ravenxterm_lab.store.ingest import PASS_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +16,9 @@ if TYPE_CHECKING:
     from ravenxterm_lab.store.recorder import Recorder
 
 __all__ = ["Daemon", "IngestThread"]
+
+#: Events of this process after which it ingests before its time; queries decode what waits.
+_MANY = 25_000
 
 #: Events of a pass below which there is time for a compaction.
 _QUIET = 1000
@@ -72,7 +74,7 @@ class IngestThread(threading.Thread):
                     synced = now
                     self._look_after_segment()
                 waiting = self._recorder.recorded - ingested
-                if due or now - last >= self._interval or waiting >= PASS_LIMIT:
+                if due or now - last >= self._interval or waiting >= _MANY:
                     ingested = self._recorder.recorded
                     self._ingest()
                     last, due = time.monotonic(), False

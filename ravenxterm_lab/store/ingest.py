@@ -31,8 +31,14 @@ if TYPE_CHECKING:
 
 __all__ = ["CROWDED", "PASS_LIMIT", "Ingester", "Pass"]
 
-#: Events that one pass moves at most, so that the gate is held only shortly.
-PASS_LIMIT = 100_000
+#: Events that one pass moves at most, at least if they wait, and at first. Whole groups of
+#: rows go straight into the file; what is less is written to the log, and then rewritten
+#: with the next pass.
+PASS_LIMIT = 4 * database.ROW_GROUP
+_LEAST = database.ROW_GROUP
+_FIRST = 2 * database.ROW_GROUP
+#: How long a pass ought to hold the database (s): queries wait meanwhile.
+_HOLD = 0.1
 #: Segments in the spool above which an ingest is due at once.
 CROWDED = 32
 
@@ -102,6 +108,7 @@ class Ingester:
         # What the file said last; its state tells whether another process wrote since.
         self._watermarks: dict[str, int] = {}
         self._state: tuple[int, ...] | None = None
+        self._limit = _FIRST
         self._patience = 0.25
         # Successful runs by model and task that this process moved: of many, the rollups
         # need not keep each value.
@@ -138,7 +145,7 @@ class Ingester:
     def run_pass(
         self, *, patience: float = 0.0, stop: Callable[[], bool] | None = None
     ) -> Pass | None:
-        """Move what waits, at most `PASS_LIMIT` events.
+        """Move what waits, at most `PASS_LIMIT` events, and fewer where the disk is slow.
 
         Parameters
         ----------
@@ -219,11 +226,19 @@ class Ingester:
                 if not done:
                     continue
                 held = done
+                self._adapt(moved, held)
                 for rows in batches:
                     for seq, why in rows.damaged:
                         self._note(f"event {rows.session}:{seq} was skipped: {why}")
             self._remove_consumed(work)
             return Pass(moved, more, held)
+
+    def _adapt(self, moved: int, held: float) -> None:
+        """Let the next pass be of a size that holds the database for about `_HOLD`."""
+        if moved < self._limit:
+            return
+        fitting = int(moved * _HOLD / held) // _LEAST * _LEAST
+        self._limit = min(max(fitting, _LEAST), self._limit + _LEAST, PASS_LIMIT)
 
     def _collect(
         self, segments: list[SegmentFile], after: dict[str, int]
@@ -234,7 +249,7 @@ class Ingester:
         """
         from ravenxterm_lab.store.snapshot import unreadable
 
-        budget = PASS_LIMIT
+        budget = self._limit
         work: list[_Work] = []
         stuck: set[str] = set()
         for segment in segments:
