@@ -34,7 +34,6 @@ from ravenxterm_lab.store.copying import (
     used_bytes,
 )
 from ravenxterm_lab.store.locks import exclusive_gate
-from ravenxterm_lab.store.segments import store_error
 from ravenxterm_lab.tables import Card, Displayed
 from ravenxterm_lab.units import format_bytes, format_seconds
 
@@ -242,7 +241,11 @@ def compact(
         if isinstance(error, duckdb.Error):
             raise failure(f"{target} could not be compacted", error, REMEDY) from error
         if isinstance(error, OSError):
-            raise store_error(target, error) from error
+            raise failure(
+                f"{target} could not be compacted",
+                error,
+                f"{REMEDY} Make its directory writable, and see that the disk has room.",
+            ) from error
         raise
     return CompactionReport(
         directory / database.DATABASE,
