@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    import duckdb
     import pyarrow as pa
 
     from ravenxterm_lab.store.snapshot import Rows, SegmentFile
@@ -113,6 +114,10 @@ class Ingester:
         # Successful runs by model and task that this process moved: of many, the rollups
         # need not keep each value.
         self._known: Counter[tuple[str | None, str | None]] = Counter()
+        # Partial rows of the rollups since they were last merged; at first others may have
+        # left some.
+        self._partials = 1 << 30
+        self._connection: duckdb.DuckDBPyConnection | None = None
         self._lock = threading.Lock()
         self._at_rest = False
         self._forking = False
@@ -123,6 +128,15 @@ class Ingester:
         """Wait for a pass of another thread, lest the child inherit half of DuckDB."""
         self._forking = True
         self._at_rest = self._lock.acquire(timeout=10.0)
+        if self._at_rest:
+            self.close()
+
+    def close(self) -> None:
+        """Close the connection that is kept between passes. Idempotent."""
+        # A pass under way has taken it, and keeps it to itself.
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def after_fork_in_parent(self) -> None:
         """Allow passes again."""
@@ -220,13 +234,12 @@ class Ingester:
             moved = sum(len(rows.slots) for rows in batches)
             held = 0.0
             if batches:
-                done = self._commit(decode(batches), after, patience, stop)
+                done = self._commit(decode(batches), after, patience, stop, busy=more)
                 if done is None:
                     return None
                 if not done:
                     continue
                 held = done
-                self._adapt(moved, held)
                 for rows in batches:
                     for seq, why in rows.damaged:
                         self._note(f"event {rows.session}:{seq} was skipped: {why}")
@@ -234,11 +247,11 @@ class Ingester:
             return Pass(moved, more, held)
 
     def _adapt(self, moved: int, held: float) -> None:
-        """Let the next pass be of a size that holds the database for about `_HOLD`."""
-        if moved < self._limit:
-            return
-        fitting = int(moved * _HOLD / held) // _LEAST * _LEAST
-        self._limit = min(max(fitting, _LEAST), self._limit + _LEAST, PASS_LIMIT)
+        """Let the next pass be larger or smaller, so that it holds the database about `_HOLD`."""
+        if held > _HOLD:
+            self._limit = max(self._limit - _LEAST, _LEAST)
+        elif moved >= self._limit and held < 0.7 * _HOLD:
+            self._limit = min(self._limit + _LEAST, PASS_LIMIT)
 
     def _collect(
         self, segments: list[SegmentFile], after: dict[str, int]
@@ -314,16 +327,18 @@ class Ingester:
         after: dict[str, int],
         patience: float,
         stop: Callable[[], bool] | None,
+        *,
+        busy: bool,
     ) -> float | None:
         """Write rows and watermarks; return for how long the database was held (s).
 
         0 if the watermarks were not those assumed and nothing was written, None if the
-        gate was not obtained.
+        gate was not obtained. While more waits (``busy``), the rollups are not merged.
         """
         import duckdb
 
         from ravenxterm_lab.store.decoding import select_list
-        from ravenxterm_lab.store.merging import merge_partials
+        from ravenxterm_lab.store.merging import MANY, merge_partials
         from ravenxterm_lab.store.rollups import summarise, tally
 
         rollups: dict[str, pa.Table] = {}
@@ -331,7 +346,9 @@ class Ingester:
             rollups = summarise(tables["executions"], self._known)
             tables = tables | rollups
 
-        connection = database.connect(threads=1)
+        connection = self._connection or database.connect(threads=1)
+        # Kept for the next pass, if this one leaves it as it was.
+        self._connection = None
         try:
             for name, table in tables.items():
                 connection.register(f"pending_{name}", table)
@@ -340,14 +357,16 @@ class Ingester:
                 exclusive_gate(
                     self._directory, patience=patience or self._patience, stop=stop
                 ) as obtained,
-                contextlib.closing(connection),
+                contextlib.ExitStack() as failure,
             ):
+                failure.callback(connection.close)
                 if not obtained:
                     self._patience = min(self._patience * 2, 4.0)
                     return None
                 self._patience = 0.25
                 began = time.perf_counter()
-                if not (self._directory / database.DATABASE).exists():
+                new = not (self._directory / database.DATABASE).exists()
+                if new:
                     database.create(self._directory)
                 database.attach(connection, self._directory, read_only=False)
                 database.migrate(connection)
@@ -362,13 +381,19 @@ class Ingester:
                     target, columns = f"{database.CATALOGUE}.{name}", select_list(name)
                     insert = f"INSERT INTO {target} BY NAME SELECT {columns} FROM pending_{name}"  # noqa: S608 - our own names
                     connection.execute(insert)
-                if rollups:
+                merging = self._partials >= MANY and not busy
+                if merging:
                     merge_partials(connection, database.CATALOGUE)
                 database.write_watermarks(connection, before, after)
                 connection.execute("COMMIT")
                 # Within the gate: detaching checkpoints, and readers shall find no log to replay.
                 connection.execute(f"DETACH {database.CATALOGUE}")
                 self._state = self._file_state()
+                held = time.perf_counter() - began
+                failure.pop_all()
+            for name in tables:
+                connection.unregister(f"pending_{name}")
+            self._connection = connection
         except duckdb.Error as error:
             reason = str(error).splitlines()[0]
             raise StoreError(
@@ -377,11 +402,16 @@ class Ingester:
                 "are and can be queried. Make sure that the disk is not full."
             ) from error
         finally:
-            connection.close()
+            if self._connection is None:
+                connection.close()
         self._watermarks = after
         if rollups:
             self._known += tally(rollups["execution_hours"])
-        return time.perf_counter() - began
+        written = sum(table.num_rows for table in rollups.values())
+        self._partials = written if merging else self._partials + written
+        if not (new or merging):
+            self._adapt(sum(table.num_rows for table in tables.values()) - written, held)
+        return held
 
     def _remove_consumed(self, work: list[_Work]) -> None:
         for item in work:

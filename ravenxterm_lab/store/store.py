@@ -107,7 +107,7 @@ class Store:
         self._readers = Readers(self._directory, note)
         # Also at exit; nothing that it refers to refers back to this object.
         self._finalizer = weakref.finalize(
-            self, _shut_down, self._daemon, self._recorder, self._readers
+            self, _shut_down, self._daemon, self._recorder, self._ingester, self._readers
         )
 
     def record_execution(
@@ -415,7 +415,8 @@ _MAX = sys.float_info.max
 _INGEST_PATIENCE = 60.0
 
 
-def _shut_down(daemon: Daemon, recorder: Recorder, readers: Readers) -> None:
+def _shut_down(daemon: Daemon, recorder: Recorder, ingester: Ingester, readers: Readers) -> None:
     daemon.stop()
     recorder.close()
+    ingester.close()
     readers.close()
