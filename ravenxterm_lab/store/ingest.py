@@ -43,6 +43,7 @@ _HOLD = 0.1
 #: Segments in the spool above which an ingest is due at once.
 CROWDED = 32
 
+_HOUR = 3600 * 1_000_000_000
 _STALE_DRAFT = 60.0  # seconds after which a half-made segment is nobody's
 
 
@@ -114,9 +115,9 @@ class Ingester:
         # Successful runs by model and task that this process moved: of many, the rollups
         # need not keep each value.
         self._known: Counter[tuple[str | None, str | None]] = Counter()
-        # Partial rows of the rollups since they were last merged; at first others may have
-        # left some.
-        self._partials = 1 << 30
+        # Partial rows of the rollups since they were last merged, and the hour of that.
+        self._partials = self._merged = 0
+        self._clock = clock
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._lock = threading.Lock()
         self._at_rest = False
@@ -381,7 +382,8 @@ class Ingester:
                     target, columns = f"{database.CATALOGUE}.{name}", select_list(name)
                     insert = f"INSERT INTO {target} BY NAME SELECT {columns} FROM pending_{name}"  # noqa: S608 - our own names
                     connection.execute(insert)
-                merging = self._partials >= MANY and not busy
+                hour = self._clock() // _HOUR
+                merging = not busy and (self._partials >= MANY or hour != self._merged)
                 if merging:
                     merge_partials(connection, database.CATALOGUE)
                 database.write_watermarks(connection, before, after)
@@ -409,6 +411,7 @@ class Ingester:
             self._known += tally(rollups["execution_hours"])
         written = sum(table.num_rows for table in rollups.values())
         self._partials = written if merging else self._partials + written
+        self._merged = hour if merging else self._merged
         if not (new or merging):
             self._adapt(sum(table.num_rows for table in tables.values()) - written, held)
         return held
