@@ -6,6 +6,7 @@ import json
 import math
 import numbers
 import os
+import sys
 from collections.abc import Mapping
 from json import encoder as json_encoder
 from typing import TYPE_CHECKING, Any
@@ -184,6 +185,15 @@ _METRICS: dict[str, Callable[[str, object], object]] = {
     "quality": _fraction,
     "error": _text,
 }
+#: The largest float that a metric can be.
+_MOST = {
+    "latency": sys.float_info.max,
+    "throughput": sys.float_info.max,
+    "memory_efficiency": 1.0,
+    "time_to_first_token": sys.float_info.max,
+    "energy": sys.float_info.max,
+    "quality": 1.0,
+}
 _BY_TYPE: dict[str, Callable[[str, object], object]] = {
     "VARCHAR": _text,
     "DOUBLE": _real,
@@ -246,13 +256,18 @@ def encode_metrics(
     for key, value in metrics.items():
         check = _METRICS.get(key)
         if check is not None:
-            if value is not None:
+            # The usual type in its range needs no call.
+            if type(value) is float and 0.0 <= value <= _MOST.get(key, -1.0):
+                known[key] = value
+            elif value is not None:
                 known[key] = check(key, value)
         elif type(key) is not str or not key:
             raise MetricError(
                 f"The name of a metric must be a string that is not empty, got {key!r}. "
                 "Nothing was recorded."
             )
+        elif type(value) is str:
+            extra[key] = value
         elif isinstance(value, numbers.Real) and not _is_bool(value):
             num[key] = _real(key, value)
         else:
