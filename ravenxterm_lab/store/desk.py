@@ -14,7 +14,7 @@ from ravenxterm_lab.store.queries import ROWS_OF
 from ravenxterm_lab.store.schema import ROLLUPS, TABLES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     import pyarrow as pa
@@ -33,8 +33,6 @@ class Desk:
     ----------
     directory : Path
         The store.
-    note : callable
-        Receives a sentence for each event or segment that cannot be read.
 
     Attributes
     ----------
@@ -47,11 +45,11 @@ class Desk:
         Whether the file is attached, and not an empty database in its place.
     """
 
-    def __init__(self, directory: Path, note: Callable[[str], None]) -> None:
+    def __init__(self, directory: Path) -> None:
         from ravenxterm_lab.store.decoding import select_list
 
         self._directory = directory
-        self.pending = Pending(note)
+        self.pending = Pending()
         self.connection = database.connect()
         # What the views over what waits rest on.
         self._relations: dict[str, object] = {}

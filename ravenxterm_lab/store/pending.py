@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ravenxterm_lab.exceptions import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import pyarrow as pa
@@ -36,11 +36,14 @@ class Waiting:
         How many.
     oldest : int or None
         When the oldest was recorded (ns since 1970, UTC); None without any.
+    notes : tuple of str
+        A sentence for each event or segment that cannot be read, as far as it is new.
     """
 
     tables: dict[str, pa.Table]
     events: int
     oldest: int | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +63,15 @@ class _Decoded:
 
 
 class Pending:
-    """Reads what waits in the spool and remembers it. One thread at a time.
+    """Reads what waits in the spool and remembers it. One thread at a time."""
 
-    Parameters
-    ----------
-    note : callable
-        Receives a sentence for each event or segment that cannot be read.
-    """
-
-    def __init__(self, note: Callable[[str], None]) -> None:
-        self._note = note
+    def __init__(self) -> None:
         self._known: dict[Path, _Decoded] = {}
+        self._notes: list[str] = []
+
+    def forget(self) -> None:
+        """Read everything anew the next time."""
+        self._known = {}
 
     def collect(self, segments: Sequence[SegmentFile], watermarks: Mapping[str, int]) -> Waiting:
         """Return the events of the segments from the watermarks on.
@@ -84,6 +85,7 @@ class Pending:
         """
         import pyarrow as pa
 
+        self._notes = []
         known: dict[Path, _Decoded] = {}
         for segment in segments:
             seen = max(watermarks.get(segment.session, 1), segment.first_seq)
@@ -99,7 +101,7 @@ class Pending:
                 parts.setdefault(name, []).append(table)
         tables = {name: pa.concat_tables(part) for name, part in parts.items()}
         oldest = min((p.oldest for p in pieces if p.oldest is not None), default=None)
-        return Waiting(tables, events, oldest)
+        return Waiting(tables, events, oldest, tuple(self._notes))
 
     def _decode(self, segment: SegmentFile, seen: int) -> _Decoded | None:
         from ravenxterm_lab.store.snapshot import unreadable
@@ -114,7 +116,7 @@ class Pending:
         except FileNotFoundError:
             return None
         except (OSError, StoreError) as error:
-            self._note(unreadable(segment.path, error))
+            self._notes.append(unreadable(segment.path, error))
             return None
         return decoded
 
@@ -123,7 +125,7 @@ class Pending:
 
         rows = segment.read(decoded.next)
         for seq, why in rows.damaged:
-            self._note(f"event {rows.session}:{seq} was skipped: {why}")
+            self._notes.append(f"event {rows.session}:{seq} was skipped: {why}")
         oldest = int(rows.slots["ts"].min()) if len(rows.slots) else None
         decoded.pieces.append(_Piece(decode([rows]), len(rows.slots), oldest))
         decoded.next = rows.next_seq

@@ -135,7 +135,7 @@ class Readers:
         try:
             desk = self._idle.pop()
         except IndexError:
-            desk = Desk(self._directory, self._note)
+            desk = Desk(self._directory)
         usable = False
         try:
             with contextlib.ExitStack() as gate:
@@ -166,6 +166,9 @@ class Readers:
             if gated or desk.present or not self._file.exists():
                 break
             # There was no gate yet, and the first ingest may have taken what was not seen.
+            desk.pending.forget()
+        for text in waiting.notes:
+            self._note(text)
         tables = dict(waiting.tables)
         if rollups and "executions" in tables:
             tables |= summarise(tables["executions"])

@@ -8,7 +8,7 @@ import signal
 from importlib import resources
 
 import duckdb
-from store_zygote import Tracer
+from store_zygote import Tracer, exported
 
 #: Every call by which a store changes what the next process finds.
 CALLS = (
@@ -37,6 +37,7 @@ class Scene:
         if self.template.exists():
             shutil.copytree(self.template, self.place)
         self.said.unlink(missing_ok=True)
+        exported(self.place).unlink(missing_ok=True)
         child = self.zygote.start(job, self.place, self.said, *arguments, fifo=self.fifo)
         tracer = Tracer(child, self.fifo, *options)
         code = child.wait()
@@ -80,6 +81,12 @@ def leftovers(scene):
     scene.zygote.run("ingest", scene.template, scene.before, 1, 10)
     scene.zygote.run("record", scene.template, scene.before, 21, 10)
     scene.zygote.run("record_unsealed", scene.template, scene.before, 41, 10)
+
+
+def old_samples(scene):
+    """A database with executions, and samples that are older than they are kept."""
+    leftovers(scene)
+    scene.zygote.run("sample", scene.template, 300)
 
 
 def version_1(scene):

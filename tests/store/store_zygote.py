@@ -9,6 +9,7 @@ import contextlib
 import errno
 import faulthandler
 import importlib
+import itertools
 import json
 import os
 import pkgutil
@@ -58,6 +59,21 @@ def parse_said(path):
     return events
 
 
+def exported(place):
+    """Return the file that `job_export` writes."""
+    return Path(place).with_suffix(".parquet")
+
+
+def _exported_rows(place):
+    """Return the rows that were exported; the file is whole if it is there at all."""
+    import duckdb
+
+    if not exported(place).exists():
+        return []
+    with duckdb.connect() as connection:
+        return connection.sql(_QUERY.replace("executions", f"'{exported(place)}'")).fetchall()
+
+
 _QUERY = "SELECT session, seq, latency, model, num['n'], len(extra->>'text') FROM executions"
 
 
@@ -65,9 +81,12 @@ def _complaints_of(store, expected, surplus):
     """Compare what can be queried with what was acknowledged; an empty list is good."""
     rows = store.sql(_QUERY).fetchall()
     found = {(session, seq): rest for session, seq, *rest in rows}
+    known = len(found)
+    # What was exported may be in the store still, or not any more.
+    found |= {(session, seq): rest for session, seq, *rest in _exported_rows(store.path)}
     complaints = []
-    if len(found) != len(rows):
-        complaints.append(f"{len(rows) - len(found)} duplicates")
+    if known != len(rows):
+        complaints.append(f"{len(rows) - known} duplicates")
     lost = [key for key, value in expected.items() if found.get(key, [None])[0] != value]
     if lost:
         complaints.append(f"{len(lost)} of {len(expected)} lost, such as {lost[:3]}")
@@ -131,6 +150,44 @@ def job_ingest(hold, place, said, first, count):
     record_rows(store, out, range(first + count, first + count + 2))
     store.close()
     _store(place).ingest_now()
+
+
+def job_compact(hold, place, said, first, count):
+    """Record, and compact what is in the database."""
+    store, out = _store(place), _open_said(said)
+    hold()
+    record_rows(store, out, range(first, first + count))
+    store.compact()
+    store.close()
+
+
+def job_export(hold, place, said, first, count):
+    """Record, then move all executions into a file beside the store."""
+    store, out = _store(place), _open_said(said)
+    hold()
+    record_rows(store, out, range(first, first + count))
+    store.export(exported(place), remove=True)
+    store.close()
+
+
+def job_trim(hold, place, said, first, count):
+    """Record; the ingest then turns the samples of long ago into rows per minute."""
+    store, out = _store(place), _open_said(said)
+    hold()
+    record_rows(store, out, range(first, first + count))
+    store.ingest_now()
+    store.close()
+
+
+def job_sample(hold, place, count):
+    """Record and ingest samples of the hardware of 15 to 20 days ago."""
+    times = (time.time_ns() - (20 * 86_400 - 60 * n) * 1_000_000_000 for n in itertools.count())
+    store = _store(place, clock=lambda: next(times))
+    hold()
+    for n in range(count):
+        store.record("hardware_samples", cpu_percent=float(n % 100))
+    store.ingest_now()
+    store.close()
 
 
 def job_roll(hold, place, said, first, count):
