@@ -20,6 +20,10 @@ TINY = {
         ["--events", "200", "--rounds", "1"],
         ["list.append", "record() + 2 extras", "MLflow"],
     ),
+    "bench_soak.py": (
+        ["--rate", "500", "--seconds", "1", "--writers", "2", "--readers", "1", "--rows", "1000"],
+        ["p50 loaded / idle", "0 lost, 0 twice, 0 errors", "whole"],
+    ),
 }
 
 
