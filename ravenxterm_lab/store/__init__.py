@@ -2,7 +2,8 @@
 
 `Store.record_execution` appends to a memory-mapped segment of this process's own; one
 process at a time moves what waits into ``main.duckdb``; `Store.sql` unites both. See the
-module docstrings of ``segments``, ``ingest`` and ``reading``, in this order.
+module docstrings of ``segments``, ``recorder``, ``ingest``, ``rollups`` and ``reading``, in
+this order; the upkeep is in ``audit``, ``export``, ``retention`` and ``compaction``.
 """
 
 from ravenxterm_lab.store.audit import CheckReport

@@ -53,8 +53,9 @@ class Store:
     """Records events at once and answers SQL over everything that any process recorded.
 
     **Threads.** Every method may be called from any thread, and from asyncio tasks, where
-    `record_execution` takes about a microsecond and never waits for the disk. A signal
-    handler or a finalizer may record too.
+    `record_execution` takes about a microsecond and waits neither for the disk nor for
+    another thread: one that finds another within an append writes to a session and a
+    segment of its own. A signal handler or a finalizer may record too.
 
     **Forks.** A child of ``os.fork()`` may go on using the store; it gets a session and a
     segment of its own at its first record. A spawned process opens its own `Store`.
@@ -62,7 +63,7 @@ class Store:
     **Ownership.** Any number of processes and of `Store` objects may share a directory.
     Nothing is created before the first record. What `record` and `record_execution`
     returned from survives the death of the process; a power cut can take at most about
-    the last second of it. No connection to the database is ever held.
+    the last second of it. No connection to the database is held between calls.
 
     Parameters
     ----------
