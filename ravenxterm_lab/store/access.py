@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.exceptions import StoreError
-from ravenxterm_lab.store import database
-from ravenxterm_lab.store.locks import exclusive_gate, shared_gate
+from ravenxterm_lab.store import database, journal
+from ravenxterm_lab.store.locks import exclusive_gate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,7 +44,7 @@ def reading(
         yield None
         return
     connection = database.connect(threads=threads)
-    with shared_gate(directory, create=True), contextlib.closing(connection):
+    with journal.settled_gate(directory, create=True), contextlib.closing(connection):
         database.attach(connection, directory, read_only=True)
         connection.execute(f"USE {database.CATALOGUE}")
         yield connection
@@ -74,13 +74,13 @@ def writing(
         if not obtained:
             yield None
             return
-        database.attach(connection, directory, read_only=False)
+        journal.attach_for_writing(connection, directory)
         database.migrate(connection)
         connection.execute(f"USE {database.CATALOGUE}")
         yield connection
         # Within the gate: detaching checkpoints, and readers shall find no log to replay.
         connection.execute("USE memory")
-        connection.execute(f"DETACH {database.CATALOGUE}")
+        journal.detach_written(connection, directory)
 
 
 def sync_directory(path: Path) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.exceptions import StoreError, StoreVersionError
-from ravenxterm_lab.store.locks import exclusive_gate
 from ravenxterm_lab.store.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ __all__ = [
     "create",
     "migrate",
     "read_watermarks",
-    "upgrade",
     "view_comments",
     "views",
     "write_watermarks",
@@ -49,8 +47,6 @@ _STORAGE_VERSION = "v1.5.0"
 #: not full, while queries wait: a quarter of DuckDB's own size bounds that, and queries take
 #: no longer over it.
 ROW_GROUP = 30_720
-#: How long an upgrade waits for readers to finish (s).
-_PATIENCE = 60.0
 _PACKAGE = "ravenxterm_lab.store"
 #: The files that DuckDB may find beside each other after a death in a commit or a checkpoint.
 _SUFFIXES = ("", ".wal", ".wal.checkpoint", ".wal.recovery")
@@ -255,27 +251,6 @@ def confine(connection: duckdb.DuckDBPyConnection, directory: Path) -> None:
     connection.execute(f"SET allowed_paths = [{allowed}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
-
-
-def upgrade(directory: Path) -> None:
-    """Bring a file that an older version made to the current schema.
-
-    Raises
-    ------
-    StoreError
-        If it cannot be written, or stays busy for a minute.
-    """
-    connection = connect()
-    with contextlib.closing(connection), exclusive_gate(directory, patience=_PATIENCE) as obtained:
-        if not obtained:
-            raise StoreError(
-                f"{directory / DATABASE} was made by an older version of ravenxterm-lab and has "
-                f"to be upgraded once, but has been kept busy for {_PATIENCE:.0f} s. Try again."
-            )
-        with contextlib.closing(connection):
-            attach(connection, directory, read_only=False)
-            migrate(connection)
-            connection.execute(f"DETACH {CATALOGUE}")
 
 
 def read_watermarks(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.exceptions import StoreError
-from ravenxterm_lab.store import database
+from ravenxterm_lab.store import database, journal
 from ravenxterm_lab.store.forking import watch_forks
-from ravenxterm_lab.store.locks import FileLock, exclusive_gate, is_locked, shared_gate
+from ravenxterm_lab.store.locks import FileLock, exclusive_gate, is_locked
 from ravenxterm_lab.store.segments import store_error
 from ravenxterm_lab.store.upkeep import Upkeep
 
@@ -314,7 +314,10 @@ class Ingester:
             connection = database.connect(threads=1)
             try:
                 # Closed within the gate, whatever happens: an open file is locked by DuckDB.
-                with shared_gate(self._directory, create=True), contextlib.closing(connection):
+                with (
+                    journal.settled_gate(self._directory, create=True),
+                    contextlib.closing(connection),
+                ):
                     database.attach(connection, self._directory, read_only=True)
                     self._watermarks = database.read_watermarks(connection)
                     connection.execute(f"DETACH {database.CATALOGUE}")
@@ -369,7 +372,7 @@ class Ingester:
                 new = not (self._directory / database.DATABASE).exists()
                 if new:
                     database.create(self._directory)
-                database.attach(connection, self._directory, read_only=False)
+                journal.attach_for_writing(connection, self._directory)
                 database.migrate(connection)
                 before = database.read_watermarks(connection)
                 if before != self._watermarks:
@@ -389,7 +392,7 @@ class Ingester:
                 database.write_watermarks(connection, before, after)
                 connection.execute("COMMIT")
                 # Within the gate: detaching checkpoints, and readers shall find no log to replay.
-                connection.execute(f"DETACH {database.CATALOGUE}")
+                journal.detach_written(connection, self._directory)
                 self._state = self._file_state()
                 held = time.perf_counter() - began
                 failure.pop_all()

@@ -16,7 +16,7 @@ from ravenxterm_lab.exceptions import QueryError, StoreError
 from ravenxterm_lab.store import database
 from ravenxterm_lab.store.desk import Desk
 from ravenxterm_lab.store.forking import watch_forks
-from ravenxterm_lab.store.locks import shared_gate
+from ravenxterm_lab.store.journal import settled_gate, upgrade
 from ravenxterm_lab.store.queries import check_statement, names_rollups, one_line
 from ravenxterm_lab.store.result import QueryResult
 from ravenxterm_lab.store.schema import TABLES
@@ -182,11 +182,11 @@ class Readers:
 
     def _attach(self, desk: Desk, gate: contextlib.ExitStack) -> bool:
         """Enter the gate and attach the file; say whether there is a gate."""
-        gated = gate.enter_context(shared_gate(self._directory, create=self._file.exists()))
+        gated = gate.enter_context(settled_gate(self._directory, create=self._file.exists()))
         if desk.attach(present=self._file.exists()):
             return gated
         gate.close()
-        database.upgrade(self._directory)
+        upgrade(self._directory)
         return self._attach(desk, gate)
 
 

@@ -13,9 +13,9 @@ from store_scenes import CALLS, leftovers, nothing, old_samples, version_1
 STEPS = {"rename", "renameat2", "unlink", "unlinkat", "ftruncate", "fallocate", "mkdir", "rmdir"}
 #: How often these are made depends on how the threads take turns.
 UNSTEADY = {"futex", "getrandom", "madvise", "sched_yield", "munmap", "mmap", "mprotect"}
-SHORT = 14
+SHORT = 8
 #: To fill a segment first takes its time.
-SHORTER = {"roll": 6}
+SHORTER = {"roll": 5}
 
 SCENES = {
     "record": (nothing, "record", (101, 4)),

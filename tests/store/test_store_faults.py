@@ -63,7 +63,7 @@ def test_an_error_of_any_call_is_a_store_error_and_costs_no_row(scene, error, pr
     points = [(call, n + 1) for call in sorted(counts) for n in range(counts[call])]
     rng = random.Random(f"{error} {prepare.__name__} {lasting}")
     wrong = {}
-    for call, number in rng.sample(points, 9):
+    for call, number in rng.sample(points, 5):
         when = f"{number}+" if lasting else str(number)
         options = ("-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={when}")
         # An end with anything but an error of our own fails within.
