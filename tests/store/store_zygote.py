@@ -408,8 +408,8 @@ class Child:
         return self.wait()
 
     def said(self):
-        """Return what it wrote to stdout and stderr."""
-        return self.output.read_text()
+        """Return what it wrote to stdout and stderr; it may be killed before it opens the file."""
+        return self.output.read_text() if self.output.exists() else ""
 
 
 class Zygote:
