@@ -7,6 +7,7 @@ Ten seconds by default; RAVENXTERM_SOAK_SECONDS=300 makes it five minutes:
 import contextlib
 import gc
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from ravenxterm_lab.store import Store
 jupyter_client = pytest.importorskip("jupyter_client", reason="needs the lab extra")
 
 SECONDS = float(os.environ.get("RAVENXTERM_SOAK_SECONDS", "10"))
+
+LOCKS = re.compile(r"\b(dead)?lock(s|ed|ing)?\b", re.IGNORECASE)
 
 SETUP = """
 from ravenxterm_lab import ModelManager
@@ -82,8 +85,8 @@ class Notebook:
         self.client.wait_for_ready(timeout=120)
 
     def run(self, code):
-        """Run one cell; whatever it says on stderr or as an error is a complaint."""
-        said = []
+        """Run one cell; an error, a word on stderr, or talk of locks anywhere is a complaint."""
+        said, shown = [], []
 
         def hook(message):
             content = message["content"]
@@ -93,9 +96,12 @@ class Notebook:
                 said.append(content["text"])
                 if content["name"] == "stderr":
                     self.complaints.append(content["text"])
+            elif message["msg_type"] in {"display_data", "execute_result"}:
+                shown.append(content["data"].get("text/plain", ""))
 
         reply = self.client.execute_interactive(code, output_hook=hook, timeout=120)
         assert reply["content"]["status"] in {"ok", "error"}
+        self.complaints += [text for text in said + shown if LOCKS.search(text)]
         self.cells += 1
         return "".join(said)
 
@@ -143,11 +149,14 @@ def test_two_notebooks_and_a_script_record_and_ask_at_once(scratch):
         )  # fmt: skip
         stack.callback(script.kill)
         deadline = time.monotonic() + SECONDS
-        threads = [threading.Thread(target=n.work, args=(deadline,)) for n in notebooks]
+        threads = [
+            threading.Thread(target=n.work, args=(deadline,), daemon=True) for n in notebooks
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(SECONDS + 240)
+            assert not thread.is_alive(), "a cell hangs"
         out, err = script.communicate(timeout=240)
         assert (script.returncode, err) == (0, ""), err
         by_script, queries = map(int, out.split())
