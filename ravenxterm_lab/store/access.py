@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
     import duckdb
 
-__all__ = ["failure", "reading", "sync_directory", "utc", "writing"]
+__all__ = ["failure", "reading", "sync", "utc", "writing"]
 
 
 def failure(what: str, error: Exception, remedy: str) -> StoreError:
     """Return the error for something that DuckDB refused, in one line."""
-    reason = " ".join(str(error).split("\n\nLINE", 1)[0].split())
+    reason = database.reason(error)
     full = "No space left" in reason or "Could not write all bytes" in reason
     if full and "space" not in remedy:
         remedy = f"Free space on the disk. {remedy}"
@@ -43,11 +43,14 @@ def reading(
     if not (directory / database.DATABASE).exists():
         yield None
         return
-    connection = database.connect(threads=threads)
-    with journal.settled_gate(directory, create=True), contextlib.closing(connection):
-        database.attach(connection, directory, read_only=True)
-        connection.execute(f"USE {database.CATALOGUE}")
-        yield connection
+    while True:
+        connection = database.connect(threads=threads)
+        with journal.settled_gate(directory, create=True), contextlib.closing(connection):
+            if database.attach(connection, directory, read_only=True):
+                connection.execute(f"USE {database.CATALOGUE}")
+                yield connection
+                return
+        journal.upgrade(directory)
 
 
 @contextlib.contextmanager
@@ -83,8 +86,8 @@ def writing(
         journal.detach_written(connection, directory)
 
 
-def sync_directory(path: Path) -> None:
-    """Bring to the disk that an entry of the directory was made or renamed."""
+def sync(path: Path) -> None:
+    """Bring a file to the disk, or that an entry of a directory was made or renamed."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -56,7 +56,7 @@ WITH words AS (
     FROM words GROUP BY session
 ), removed AS (
     SELECT session, sum(rows)::UBIGINT AS removed, max(last_seq) AS last_removed
-    FROM removed_rows GROUP BY session
+    FROM {database.CATALOGUE}.removals GROUP BY session
 )
 SELECT session, coalesce(rows, 0), coalesce(numbers, 0), lowest, highest, next_seq,
     coalesce(removed, 0), last_removed
@@ -215,7 +215,10 @@ class _Findings:
 
 
 def check(directory: Path) -> CheckReport:
-    """Audit the store, with the gate shared: readers go on, and nothing is written.
+    """Audit the store, with the gate shared: readers go on.
+
+    Nothing is written, but as any reader it upgrades a file of an older version, and mends
+    one that a killed process left half-written.
 
     Parameters
     ----------
@@ -236,7 +239,7 @@ def check(directory: Path) -> CheckReport:
     pending = 0
     try:
         readers = Readers(directory, notes.append)
-        with contextlib.closing(readers), readers.open() as reader:
+        with contextlib.closing(readers), readers.open(rollups=False) as reader:
             pending = reader.pending
             sessions = _audit(reader.connection, found)
     except StoreVersionError:
@@ -244,10 +247,10 @@ def check(directory: Path) -> CheckReport:
     except StoreError as error:
         found.problems.append(str(error))
     except duckdb.Error as error:
-        reason = " ".join(str(error).split("\n\nLINE", 1)[0].split())
         found.problems.append(
-            f"DuckDB cannot read {directory / database.DATABASE} ({reason}). Keep a copy of the "
-            "file, then restore it from a backup, or move it aside to begin a new one."
+            f"DuckDB cannot read {directory / database.DATABASE} ({database.reason(error)}). "
+            "Keep a copy of the file, then restore it from a backup, or move it aside to begin "
+            "a new one."
         )
     found.add("damaged", len(notes))
     found.problems += [
@@ -267,7 +270,6 @@ def check(directory: Path) -> CheckReport:
 
 
 def _audit(connection: duckdb.DuckDBPyConnection, found: _Findings) -> tuple[SessionCheck, ...]:
-    _add_removed_rows(connection)
     sessions = tuple(_session(*row) for row in connection.execute(_PRESENCE).fetchall())
     found.add("removed", sum(one.removed for one in sessions))
     [[nameless]] = connection.execute(_NAMELESS).fetchall()
@@ -295,20 +297,6 @@ def _audit(connection: duckdb.DuckDBPyConnection, found: _Findings) -> tuple[Ses
     ).fetchall()
     found.add("skipped", skipped)
     return sessions
-
-
-def _add_removed_rows(connection: duckdb.DuckDBPyConnection) -> None:
-    [[known]] = connection.execute(
-        "SELECT count(*) FROM duckdb_tables() WHERE database_name = ? AND table_name = 'removals'",
-        [database.CATALOGUE],
-    ).fetchall()
-    source = f"SELECT * FROM {database.CATALOGUE}.removals"  # noqa: S608 - our own names
-    if not known:  # made by the first version, which removed nothing
-        source = (
-            "SELECT NULL::VARCHAR AS table_name, NULL::VARCHAR AS session, 0::UBIGINT AS rows, "
-            "0::UBIGINT AS first_seq, 0::UBIGINT AS last_seq WHERE false"
-        )
-    connection.execute(f"CREATE TEMP VIEW removed_rows AS {source}")
 
 
 def _session(
@@ -365,7 +353,8 @@ def _removed_ranges(
     connection: duckdb.DuckDBPyConnection, session: str
 ) -> Sequence[tuple[int, int, int]]:
     return connection.execute(
-        "SELECT first_seq, last_seq, rows FROM removed_rows WHERE session = ? ORDER BY 1",
+        f"SELECT first_seq, last_seq, rows FROM {database.CATALOGUE}.removals "  # noqa: S608 - our own names
+        "WHERE session = ? ORDER BY 1",
         [session],
     ).fetchall()
 
@@ -404,16 +393,10 @@ def _check_watermarks(connection: duckdb.DuckDBPyConnection, found: _Findings) -
 
 
 def _check_rollups(connection: duckdb.DuckDBPyConnection, found: _Findings) -> None:
-    [[known]] = connection.execute(
-        "SELECT count(*) FROM duckdb_tables() "
-        "WHERE database_name = ? AND table_name = 'execution_hours'",
-        [database.CATALOGUE],
-    ).fetchall()
-    if not known:
-        return
     hours: list[tuple[Any, int, int]] = connection.execute(_ROLLUPS).fetchall()
     [[removed]] = connection.execute(
-        "SELECT coalesce(sum(rows), 0) FROM removed_rows WHERE table_name = 'executions'"
+        f"SELECT coalesce(sum(rows), 0) FROM {database.CATALOGUE}.removals "  # noqa: S608 - our own names
+        "WHERE table_name = 'executions'"
     ).fetchall()
     # Rollups outlive the rows that were removed on purpose, and nothing else.
     short = [hour for hour in hours if hour[1] < hour[2]]

@@ -15,7 +15,6 @@ nothing is removed from hardly needs this. What makes one shrink is removal:
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.store import database
-from ravenxterm_lab.store.access import failure, reading, sync_directory, writing
+from ravenxterm_lab.store.access import failure, reading, sync, writing
 from ravenxterm_lab.store.copying import (
     REMEDY,
     Copying,
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    import duckdb
 
 __all__ = [
     "LEAST_BYTES",
@@ -149,7 +147,7 @@ def worthwhile(directory: Path, now: datetime, *, days: float = 1.0) -> bool:
         if size < LEAST_BYTES:
             return False
         with reading(directory) as connection:
-            if connection is None or not _has(connection, "maintenance"):
+            if connection is None:
                 return False
             used = used_bytes(connection)
             last = connection.execute(
@@ -171,10 +169,6 @@ def worthwhile(directory: Path, now: datetime, *, days: float = 1.0) -> bool:
         return False
     denser = rows and rows_then and used / rows >= RATIO * bytes_after / rows_then
     return bool(size >= RATIO * used or denser)
-
-
-def _has(connection: duckdb.DuckDBPyConnection, table: str) -> bool:
-    return table in table_names(connection)
 
 
 def nothing_done(directory: Path) -> CompactionReport:
@@ -235,7 +229,7 @@ def compact(
         # Only now, with every descriptor of DuckDB closed, may another one be opened.
         _sync(draft, target)
         _swap(directory, before, patience, stop)
-        sync_directory(target.parent)
+        sync(target.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             remove_leftovers(directory)
@@ -312,8 +306,4 @@ def _sync(draft: Path, target: Path) -> None:
     if _logs(draft):
         raise StoreError(f"The copy {draft} is not whole: it has a log. {REMEDY}")
     draft.chmod(target.stat().st_mode & 0o777)
-    fd = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    sync(draft)

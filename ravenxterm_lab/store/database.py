@@ -30,8 +30,10 @@ __all__ = [
     "confine",
     "connect",
     "create",
+    "literal",
     "migrate",
     "read_watermarks",
+    "reason",
     "view_comments",
     "views",
     "write_watermarks",
@@ -96,10 +98,9 @@ def connect(threads: int | None = None) -> duckdb.DuckDBPyConnection:
             connection = duckdb.connect(":memory:", config=config)
             connection.execute("SET TimeZone = 'UTC'")
         except duckdb.Error as error:
-            reason = str(error).splitlines()[0]
             raise StoreError(
-                f"DuckDB cannot start ({reason}); nothing is lost. Raise the limit of open files "
-                "(ulimit -n), or free memory."
+                f"DuckDB cannot start ({reason(error)}); nothing is lost. Raise the limit of "
+                "open files (ulimit -n), or free memory."
             ) from error
         return connection
 
@@ -112,8 +113,14 @@ def _temporary_directory() -> str:
         return ""
 
 
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"
+def literal(value: object) -> str:
+    """Return a text or a path as SQL."""
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def reason(error: Exception) -> str:
+    """Return what DuckDB said as one line, without the lines of the query that it shows."""
+    return " ".join(str(error).split("\n\nLINE", 1)[0].split())
 
 
 def _migrations() -> list[tuple[int, str, str]]:
@@ -206,7 +213,7 @@ def create(directory: Path) -> None:
 def attach_new(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> None:
     """Create a file that the oldest supported DuckDB can read, and attach it as ``name``."""
     connection.execute(
-        f"ATTACH {_quoted(path)} AS {name} (STORAGE_VERSION '{_STORAGE_VERSION}', "
+        f"ATTACH {literal(path)} AS {name} (STORAGE_VERSION '{_STORAGE_VERSION}', "
         f"ROW_GROUP_SIZE {ROW_GROUP})"
     )
 
@@ -226,12 +233,13 @@ def attach(connection: duckdb.DuckDBPyConnection, directory: Path, *, read_only:
     path = directory / DATABASE
     try:
         how = "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {ROW_GROUP}"
-        connection.execute(f"ATTACH {_quoted(path)} AS {CATALOGUE} ({how})")
+        connection.execute(f"ATTACH {literal(path)} AS {CATALOGUE} ({how})")
         version = _version(connection)
     except duckdb.Error as error:
-        reason = str(error).splitlines()[0]
         remedy = next(remedy for sign, remedy in _REMEDIES.items() if sign in str(error))
-        raise StoreError(f"{path} cannot be opened by DuckDB ({reason}). {remedy}") from error
+        raise StoreError(
+            f"{path} cannot be opened by DuckDB ({reason(error)}). {remedy}"
+        ) from error
     if version > SCHEMA_VERSION:
         connection.execute(f"DETACH {CATALOGUE}")
         raise StoreVersionError(
@@ -247,7 +255,7 @@ def confine(connection: duckdb.DuckDBPyConnection, directory: Path) -> None:
     path = directory / DATABASE
     # DuckDB asks about the name that a link leads to, which may be on another disk.
     names = {f"{one}{suffix}" for one in (path, path.resolve()) for suffix in _SUFFIXES}
-    allowed = ", ".join(_quoted(Path(name)) for name in sorted(names))
+    allowed = ", ".join(literal(name) for name in sorted(names))
     connection.execute(f"SET allowed_paths = [{allowed}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
@@ -267,9 +275,8 @@ def read_watermarks(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
     try:
         return dict(connection.execute(query).fetchall())
     except duckdb.Error as error:
-        reason = str(error).splitlines()[0]
         raise StoreError(
-            f"The watermarks in {DATABASE} cannot be read ({reason}). {_REMEDIES['']}"
+            f"The watermarks in {DATABASE} cannot be read ({reason(error)}). {_REMEDIES['']}"
         ) from error
 
 

@@ -148,18 +148,14 @@ class Desk:
             [database.CATALOGUE],
         ).fetchall()
         statements = [
-            f"COMMENT ON VIEW {table} IS {_literal(comment)}"
+            f"COMMENT ON VIEW {table} IS {database.literal(comment)}"
             for table, comment in of_tables
             if table in _SHOWN and comment
         ]
         statements += [
-            f'COMMENT ON COLUMN {view}."{column}" IS {_literal(comment)}'
+            f'COMMENT ON COLUMN {view}."{column}" IS {database.literal(comment)}'
             for table, column, comment in of_columns
             for view in (table, ROWS_OF.get(table))
             if table in _SHOWN and view is not None
         ]
         execute(";".join(statements))
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from ravenxterm_lab.exceptions import StoreError, did_you_mean
 from ravenxterm_lab.store import database
-from ravenxterm_lab.store.access import failure, reading, sync_directory, utc, writing
+from ravenxterm_lab.store.access import failure, reading, sync, utc, writing
 from ravenxterm_lab.store.schema import TABLES
 from ravenxterm_lab.tables import Card, Displayed
 from ravenxterm_lab.units import format_bytes, format_seconds
@@ -194,7 +194,7 @@ class Export:
                 size = sum(path.stat().st_size for path in files)
                 self._check_target()
                 self._draft.rename(self.path)
-                sync_directory(self.path.parent)
+                sync(self.path.parent)
             except BaseException:
                 _remove(self._draft)
                 raise
@@ -231,10 +231,10 @@ class Export:
                 source = f"{self._rows} AND {condition}"
                 connection.execute(
                     f"COPY (SELECT t.* FROM {source} ORDER BY ts, session, seq) "  # noqa: S608 - our own names
-                    f"TO {_literal(path)} (FORMAT parquet, COMPRESSION zstd, "
+                    f"TO {database.literal(path)} (FORMAT parquet, COMPRESSION zstd, "
                     f"USE_TMP_FILE false, KV_METADATA {metadata})"
                 )
-                _sync_file(path)
+                sync(path)
                 compared += self._compare(connection, source, path)
                 files.append(path)
         if compared != rows:
@@ -247,7 +247,7 @@ class Export:
                 *(path for path in self._draft.rglob("*") if path.is_dir()),
                 self._draft,
             ]:
-                sync_directory(folder)
+                sync(folder)
         return files, int(rows), first, last
 
     def _parts(self, connection: duckdb.DuckDBPyConnection) -> list[tuple[Path, str]]:
@@ -272,7 +272,7 @@ class Export:
         )
         digest = "SELECT count(*), sum(hash(t)::HUGEINT) FROM"
         # The partition is in the path only.
-        file = f"read_parquet({_literal(path)}, hive_partitioning = false)"
+        file = f"read_parquet({database.literal(path)}, hive_partitioning = false)"
         written, expected = (
             connection.execute(f"{digest} (SELECT {columns} FROM {of}) AS t").fetchall()  # noqa: S608 - our own names
             for of in (file, source)
@@ -301,7 +301,11 @@ class Export:
                 if text is not None
             },
         }
-        return "{" + ", ".join(f"{_literal(k)}: {_literal(v)}" for k, v in pairs.items()) + "}"
+        return (
+            "{"
+            + ", ".join(f"{database.literal(k)}: {database.literal(v)}" for k, v in pairs.items())
+            + "}"
+        )
 
     def _remove_rows(
         self, rows: int, size: int, start: float, clock: Callable[[], int], patience: float
@@ -378,18 +382,6 @@ def _moment(name: str, value: datetime | date | None) -> datetime | None:
 
 def _month(year: int, month: int) -> str:
     return f"make_timestamp({year}, {month}, 1, 0, 0, 0)"
-
-
-def _literal(value: object) -> str:
-    return "'" + str(value).replace("'", "''") + "'"
-
-
-def _sync_file(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _remove(draft: Path) -> None:

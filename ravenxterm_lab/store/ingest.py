@@ -43,6 +43,7 @@ _HOLD = 0.1
 #: Segments in the spool above which an ingest is due at once.
 CROWDED = 32
 
+_WAITS = "what was recorded is kept and can be queried"
 _HOUR = 3600 * 1_000_000_000
 _STALE_DRAFT = 60.0  # seconds after which a half-made segment is nobody's
 
@@ -191,7 +192,7 @@ class Ingester:
                     self._upkeep.after_pass(stop)
                 return done
         except OSError as error:
-            raise store_error(self._directory, error) from error
+            raise store_error(self._directory, error, so=_WAITS) from error
 
     def compact_if_due(self, stop: Callable[[], bool]) -> None:
         """Compact the database in a quiet hour, if that is worth its while.
@@ -353,6 +354,7 @@ class Ingester:
         connection = self._connection or database.connect(threads=1)
         # Kept for the next pass, if this one leaves it as it was.
         self._connection = None
+        committed = False
         try:
             for name, table in tables.items():
                 connection.register(f"pending_{name}", table)
@@ -391,6 +393,7 @@ class Ingester:
                     merge_partials(connection, database.CATALOGUE)
                 database.write_watermarks(connection, before, after)
                 connection.execute("COMMIT")
+                committed = True
                 # Within the gate: detaching checkpoints, and readers shall find no log to replay.
                 journal.detach_written(connection, self._directory)
                 self._state = self._file_state()
@@ -400,12 +403,11 @@ class Ingester:
                 connection.unregister(f"pending_{name}")
             self._connection = connection
         except duckdb.Error as error:
-            reason = str(error).splitlines()[0]
-            raise StoreError(
-                f"The rows in {self._spool} could not be moved into "
-                f"{self._directory / database.DATABASE} ({reason}). They are kept where they "
-                "are and can be queried. Make sure that the disk is not full."
-            ) from error
+            path, why = self._directory / database.DATABASE, database.reason(error)
+            what = f"The rows in {self._spool} could not be moved into {path} ({why})"
+            if committed:
+                what = f"{path} has the new rows in its log, but they could not be filed ({why})"
+            raise StoreError(f"{what}; {_WAITS}. Make sure that the disk is not full.") from error
         finally:
             if self._connection is None:
                 connection.close()

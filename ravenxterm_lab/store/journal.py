@@ -15,6 +15,7 @@ import contextlib
 import os
 import struct
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.exceptions import StoreError
@@ -23,7 +24,6 @@ from ravenxterm_lab.store.locks import exclusive_gate, shared_gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import duckdb
 
@@ -57,7 +57,8 @@ def attach_for_writing(connection: duckdb.DuckDBPyConnection, directory: Path) -
     """
     _restore(directory)
     # One checkpoint a journal: a log that a killed process left is brought into the file first.
-    if (directory / f"{database.DATABASE}.wal").exists():
+    path = directory / database.DATABASE
+    if any(Path(f"{one}.wal").exists() for one in (path, path.resolve())):
         _save(connection, directory)
         database.attach(connection, directory, read_only=False)
         connection.execute(f"CHECKPOINT {database.CATALOGUE}")

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.exceptions import QueryError, did_you_mean
+from ravenxterm_lab.store.database import reason
 from ravenxterm_lab.store.schema import ROLLUPS, TABLES
 
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ def names_rollups(query: str) -> bool:
 
 def one_line(error: Exception) -> str:
     """Return what DuckDB said as one line, with a suggestion from our own tables."""
-    text = str(error).split("\n\nLINE", 1)[0]
+    text = reason(error)
     missing = _MISSING_TABLE.search(text)
     if missing:
         known = [*TABLES, *ROLLUPS, *VIEWS]
         return f"There is no table {missing[1]!r}.{did_you_mean(missing[1], known)}"
-    return " ".join(text.split())
+    return text

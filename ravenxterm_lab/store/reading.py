@@ -161,7 +161,9 @@ class Readers:
             try:
                 segments = list_segments(self._directory / "spool")
             except OSError as error:
-                raise store_error(self._directory, error) from error
+                raise store_error(
+                    self._directory, error, verb="read", so="what was recorded is kept"
+                ) from error
             waiting = desk.pending.collect(segments, watermarks)
             if gated or desk.present or not self._file.exists():
                 break

@@ -1,9 +1,10 @@
 """The recorder: one process's thread-safe, fork-safe way into its segments.
 
-No append ever waits for another. Whoever appends takes the segment off a list and puts it
-back afterwards, which Python does atomically; whoever finds the list empty, because
-another thread or the code that it interrupted (a signal handler, a finalizer) is within
-an append, writes to a session and a segment of its own.
+Whoever appends takes the segment off a list and puts it back afterwards, which Python does
+atomically. Whoever finds the list empty, because another thread or the code that it
+interrupted (a signal handler, a finalizer) is within an append, writes to a session and a
+segment of its own. So no append waits for another; only when more threads than there may
+be segments append at once do they take turns.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ _FIRST_CHECKSUM = (HEADER_SIZE + BODY_SIZE) // 4
 _CHECKSUM_STEP = SLOT_SIZE // 4
 #: How long a call waits for the segment that another thread is appending to (s).
 _PATIENCE = 1.0
+#: Segments of one process at a time; more threads than that take turns.
+_MOST = 8
 
 
 def _wake_nobody() -> None:
@@ -75,15 +78,22 @@ class Recorder:
         Nanoseconds since 1970 (UTC).
     on_segment : callable
         Called when a segment was begun.
+    beside : int
+        How many recorders of this process there are already.
     """
 
     def __init__(
-        self, spool: Path, clock: Callable[[], int], on_segment: Callable[[], None]
+        self,
+        spool: Path,
+        clock: Callable[[], int],
+        on_segment: Callable[[], None],
+        beside: int = 0,
     ) -> None:
         self._spool = spool
         self._clock = clock
         self._on_segment = on_segment
         self._closed = False
+        self._number = beside + 1
         self._begin_session()
         watch_forks(self)
 
@@ -184,9 +194,16 @@ class Recorder:
         context: tuple[object, ...] | None,
         payload: bytes | None,
     ) -> ExecutionId:
+        if self._number >= _MOST:
+            # Each segment takes some MiB of the disk. Who interrupted an append waits in vain,
+            # and then goes on beside it.
+            taken = self._take(_PATIENCE)
+            if taken is not None:
+                self._free.append(taken)
+                return self.append(mark, latency, throughput, memory_efficiency, context, payload)
         # It wakes nobody: what it interrupted may be the waking, with that lock held.
         if not self._beside:
-            self._beside.append(Recorder(self._spool, self._clock, _wake_nobody))
+            self._beside.append(Recorder(self._spool, self._clock, _wake_nobody, self._number))
         beside = self._beside[0]
         if self._closed:
             beside.close()

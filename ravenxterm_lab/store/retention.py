@@ -143,9 +143,5 @@ def _due(
     """Return up to where samples can be rolled up at once, and up to where they are due."""
     if connection is None:
         return None, None
-    tables = "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'hardware_minutes'"
-    [[known]] = connection.execute(tables).fetchall()
-    if not known:  # a file that was not migrated yet
-        return None, None
     [row] = connection.execute(_BOUNDARY, {"now": now, "limit": limit}).fetchall()
     return row

@@ -88,8 +88,10 @@ def segment_name(session: str, first_seq: int) -> str:
     return f"{session}-{first_seq}"
 
 
-def store_error(path: Path, error: OSError) -> StoreError:
-    """Turn an `OSError` met while writing below ``path`` into one that names the remedy."""
+def store_error(
+    path: Path, error: OSError, *, verb: str = "write", so: str = "nothing was recorded"
+) -> StoreError:
+    """Turn an `OSError` met below ``path`` into one that says what follows, and the remedy."""
     remedy = {
         errno.ENOSPC: "Free space on the disk",
         errno.EDQUOT: "Free some of your quota",
@@ -99,7 +101,7 @@ def store_error(path: Path, error: OSError) -> StoreError:
         errno.EPERM: "Make it writable",
     }.get(error.errno or 0, "Make it a writable directory")
     return StoreError(
-        f"The metric store cannot write {path} ({error.strerror or error}); nothing was recorded. "
+        f"The metric store cannot {verb} {path} ({error.strerror or error}); {so}. "
         f"{remedy}, or set RAVENXTERM_HOME to another directory."
     )
 

@@ -55,7 +55,8 @@ class Store:
     **Threads.** Every method may be called from any thread, and from asyncio tasks, where
     `record_execution` takes about a microsecond and waits neither for the disk nor for
     another thread: one that finds another within an append writes to a session and a
-    segment of its own. A signal handler or a finalizer may record too.
+    segment of its own; more than eight threads at once take turns. A signal handler or a
+    finalizer may record too.
 
     **Forks.** A child of ``os.fork()`` may go on using the store; it gets a session and a
     segment of its own at its first record. A spawned process opens its own `Store`.

@@ -88,7 +88,7 @@ def ingest(place: Path) -> Result:
         done = ingester.run_pass(patience=60.0)
         assert done is not None
         more = done.more
-        held.append(getattr(done, "held", None))
+        held.append(done.held)
     result = Result(
         time.perf_counter() - wall,
         time.process_time() - cpu,

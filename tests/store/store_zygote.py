@@ -117,10 +117,9 @@ def verify(place, saids, surplus, out):
             store.record("messages", text="the next process")
             if store.ingest_now() != 1 or store.sql("FROM messages").rows < 1:
                 complaints.append("the next row does not arrive")
-            if hasattr(store, "check"):
-                report = store.check()
-                if not report.ok:
-                    complaints.append(f"check: {report}")
+            report = store.check()
+            if not report.ok:
+                complaints.append(f"check: {report}")
     except Exception as error:  # noqa: BLE001 - whatever it is, it is a complaint
         complaints.append(f"{type(error).__name__}: {error}")
     Path(out).write_text(json.dumps(complaints))

@@ -34,18 +34,22 @@ def kill_everywhere(scene, name, choose, calls=CALLS):
     prepare(scene)
     counts = scene.points(job, arguments, calls)
     points = choose([(call, n + 1) for call in sorted(counts) for n in range(counts[call])])
-    wrong, missed = {}, []
-    for call, number in points:
-        killed, complaints = scene.kill_at(job, arguments, call, number)
+    wrong, missed, again = {}, [], 0
+    for call, last in points:
+        killed, number = False, last
+        # How often DuckDB writes differs by some calls from run to run: a job that ended
+        # before its call came is checked as well, and then killed a little earlier.
+        while not killed and number:
+            again += number != last
+            killed, complaints = scene.kill_at(job, arguments, call, number)
+            if complaints:
+                wrong[call, number] = complaints
+            number -= max(number // 8, 1)
         if not killed:
-            missed.append((call, number))
-        if complaints:
-            wrong[call, number] = complaints
-    print(f"\n{name}: {len(points)} crash points of {sum(counts.values())}, {len(missed)} missed")
-    assert wrong == {}
-    # How often DuckDB writes differs by a few calls from run to run, most of all when it
-    # compacts: a job that ended before its call came was checked as one that nobody killed.
-    assert 2 * len(missed) < len(points), missed
+            missed.append((call, last))
+    print(f"\n{name}: {len(points)} crash points of {sum(counts.values())}, {again} once more")
+    assert (wrong, missed) == ({}, [])
+    assert points
 
 
 @pytest.mark.parametrize("name", SCENES)

@@ -108,8 +108,7 @@ class Battle:
             self.tally.acknowledged += self.compare(store, self.saids)
             assert list((self.place / "spool").glob("*.rec")) == []
             assert store.problems == []
-            if hasattr(store, "check"):
-                assert store.check().ok
+            assert store.check().ok
 
 
 def fight(zygote, directory, trials, seed):

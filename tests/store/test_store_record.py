@@ -324,6 +324,27 @@ def test_the_order_of_a_session_survives_a_clock_that_jumps_back(tmp_path):
         ]
 
 
+def test_however_many_threads_record_a_few_segments_serve_them(store):
+    """Thirty threads take turns on eight segments at most, and lose nothing."""
+    start = threading.Barrier(30)
+
+    def work() -> None:
+        start.wait()
+        for _ in range(300):
+            store.record_execution(model="m", metrics={"latency": 1.0})
+
+    workers = [threading.Thread(target=work) for _ in range(30)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    [(rows, sessions)] = store.sql(
+        "SELECT count(*), count(DISTINCT session) FROM executions"
+    ).fetchall()
+    assert rows == 9000
+    assert sessions <= 8
+
+
 def test_many_threads_record_without_loss(store):
     """Every thread's events are there once, and the numbers of each session have no gap."""
     count, threads = 4000, 6
