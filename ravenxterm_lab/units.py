@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["format_bytes", "format_count", "format_rate", "format_seconds"]
+__all__ = ["format_bytes", "format_count", "format_number", "format_rate", "format_seconds"]
 
 NOT_MEASURED = "not measured"
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -94,3 +94,21 @@ def format_count(count: float | None) -> str:
             scaled = count / limit
             return f"{scaled:.0f}{suffix}" if abs(scaled) >= 999.5 else f"{scaled:.3g}{suffix}"
     return f"{count:.0f}"
+
+
+def format_number(count: int, noun: str) -> str:
+    """Format how many there are of something, in the singular or with an s.
+
+    Parameters
+    ----------
+    count : int
+        How many.
+    noun : str
+        What, in the singular.
+
+    Examples
+    --------
+    >>> format_number(1, "row"), format_number(3020, "row"), format_number(0, "row")
+    ('1 row', '3,020 rows', '0 rows')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

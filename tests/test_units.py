@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ravenxterm_lab import units
-from ravenxterm_lab.units import format_bytes, format_count, format_rate, format_seconds
+from ravenxterm_lab.units import (
+    format_bytes,
+    format_count,
+    format_number,
+    format_rate,
+    format_seconds,
+)
 
 BYTES = {"B": 0, "KiB": 1, "MiB": 2, "GiB": 3, "TiB": 4, "PiB": 5}
 SECONDS = {"µs": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -138,3 +144,11 @@ def test_rates_can_be_read_back(rate: float) -> None:
 def test_what_was_not_measured_is_said(formatter: object, nothing: float | None) -> None:
     """None, NaN and infinities are words, never numbers."""
     assert formatter(nothing) in {"not measured", "unknown"}  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (3020, "3,020 rows")]
+)
+def test_a_number_of_things_is_singular_for_one(count: int, shown: str) -> None:
+    """Everything but one takes an s."""
+    assert format_number(count, "row") == shown

@@ -11,7 +11,6 @@ from ravenxterm_lab.exceptions import StoreError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
 
     from ravenxterm_lab.store import Store
 
@@ -35,11 +34,7 @@ def _show(options: argparse.Namespace, report: object, facts: dict[str, Any]) ->
 
 
 def _facts(report: object, *names: str) -> dict[str, Any]:
-    def pairs() -> Iterator[tuple[str, Any]]:
-        for name in names:
-            yield name, getattr(report, name)
-
-    return dict(pairs())
+    return {name: getattr(report, name) for name in names}
 
 
 def info(options: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ from ravenxterm_lab.store import database
 from ravenxterm_lab.store.reading import Readers
 from ravenxterm_lab.store.schema import TABLES
 from ravenxterm_lab.tables import Card, Displayed, Table
-from ravenxterm_lab.units import format_seconds
+from ravenxterm_lab.units import format_number, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -192,12 +192,15 @@ class CheckReport(Displayed):
 
     def _card(self) -> Card:
         note = (
-            f"{self.path}: {self.events:,} events of {len(self.sessions):,} sessions, "
+            f"{self.path}: {format_number(self.events, 'event')} of "
+            f"{format_number(len(self.sessions), 'session')}, "
             f"{self.pending:,} of them waiting; {self.gaps:,} missing, {self.duplicates:,} "
             f"twice; {self.removed:,} removed on purpose, {self.skipped:,} skipped as damaged "
             f"earlier. {format_seconds(self.seconds)}."
         )
-        title = "The store is whole" if self.ok else f"{len(self.problems)} problems in the store"
+        title = "The store is whole"
+        if not self.ok:
+            title = f"{format_number(len(self.problems), 'problem')} in the store"
         if self.ok:
             return Card(title, note)
         return Card(title, note, [Table(["problem"], [[text] for text in self.problems])])
@@ -343,9 +346,9 @@ def _name_faults(
         listed = ", ".join(ranges[:_NAMED]) + (", …" if len(ranges) > _NAMED else "")
         among = f" ({one.removed:,} of these were removed on purpose)" if one.removed else ""
         found.problems.append(
-            f"Session {one.session}: {one.missing:,} events are missing from every table, within "
-            f"the numbers {listed}{among}. Restore them from a backup or an export; if their "
-            "segment was deleted from the spool, they are lost."
+            f"Session {one.session}: {format_number(one.missing, 'event')} missing from every "
+            f"table, within the numbers {listed}{among}. Restore them from a backup or an "
+            "export; if their segment was deleted from the spool, they are lost."
         )
 
 
@@ -410,8 +413,11 @@ def _check_rollups(connection: duckdb.DuckDBPyConnection, found: _Findings) -> N
             for hour, rows, runs in sorted(wrong)[:_NAMED]
         )
         more = f", and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+        remedy = "The rows are right, the statistics of these hours are not: report this."
+        if found.counts.get("gaps") or found.counts.get("duplicates"):
+            remedy = "Mend the rows first; the statistics may then agree again."
         found.problems.append(
-            f"The table execution_hours disagrees with executions in {len(wrong)} hours: {named}"
-            f"{more}; {removed:,} executions were removed on purpose. The rows are right, the "
-            "statistics of these hours are not: report this."
+            f"The table execution_hours disagrees with executions in "
+            f"{format_number(len(wrong), 'hour')}: {named}{more}; "
+            f"{format_number(removed, 'execution')} removed on purpose. {remedy}"
         )

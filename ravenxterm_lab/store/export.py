@@ -23,7 +23,7 @@ from ravenxterm_lab.store import database
 from ravenxterm_lab.store.access import failure, reading, sync, utc, writing
 from ravenxterm_lab.store.schema import TABLES
 from ravenxterm_lab.tables import Card, Displayed
-from ravenxterm_lab.units import format_bytes, format_seconds
+from ravenxterm_lab.units import format_bytes, format_number, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,11 +78,12 @@ class ExportReport(Displayed):
             if self.removed
             else ""
         )
-        count = f"{len(self.files):,} file{'' if len(self.files) == 1 else 's'}"
+        count = format_number(len(self.files), "file")
         return Card(
             "Export",
-            f"{self.rows:,} rows of {self.table}{span}: {format_bytes(self.bytes)} in {count} at "
-            f"{self.path}, {format_seconds(self.seconds)}.{gone}",
+            f"{format_number(self.rows, 'row')} of {self.table}{span}: "
+            f"{format_bytes(self.bytes)} in {count} at {self.path}, "
+            f"{format_seconds(self.seconds)}.{gone}",
         )
 
 

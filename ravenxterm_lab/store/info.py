@@ -10,7 +10,7 @@ from ravenxterm_lab.store.access import utc
 from ravenxterm_lab.store.locks import holder
 from ravenxterm_lab.store.schema import SCHEMA_VERSION
 from ravenxterm_lab.tables import Card, Displayed, Table
-from ravenxterm_lab.units import format_bytes, format_seconds
+from ravenxterm_lab.units import format_bytes, format_number, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,7 +88,7 @@ class StoreInfo(Displayed):
         return self.database_bytes / moved if moved > 0 else None
 
     def _card(self) -> Card:
-        waiting = f"{self.pending:,} in {self.segments:,} segments"
+        waiting = f"{self.pending:,} in {format_number(self.segments, 'segment')}"
         if self.lag is not None:
             waiting += f", the oldest for {format_seconds(self.lag)}"
         busy = "nobody"

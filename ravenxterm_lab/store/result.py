@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.tables import Card, Displayed, Table
-from ravenxterm_lab.units import format_seconds
+from ravenxterm_lab.units import format_number, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,7 +124,7 @@ class QueryResult(Displayed):
 
     @property
     def _caption(self) -> str:
-        rows = f"{self.rows:,} row{'' if self.rows == 1 else 's'}"
+        rows = format_number(self.rows, "row")
         shown = f", the first {_SHOWN} shown" if self.rows > _SHOWN else ""
         return f"{rows}{shown} · {format_seconds(self.elapsed)}"
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from ravenxterm_lab.units import format_bytes
+from ravenxterm_lab.units import format_bytes, format_number
 from ravenxterm_lab.widgets.hardware import HardwarePanel
 from ravenxterm_lab.widgets.history import HistoryPanel
 from ravenxterm_lab.widgets.look import escape
@@ -117,9 +117,9 @@ def _facts(manager: ModelManager) -> list[str]:
     free, total = format_bytes(profile.available_memory), format_bytes(profile.total_memory)
     size = format_bytes(sum(model.size_bytes for model in models.values()))
     gpus = ", ".join(gpu.name or "unnamed GPU" for gpu in profile.gpu_devices)
-    cores = f"{profile.cpu_cores} core{'' if profile.cpu_cores == 1 else 's'}"
+    cores = format_number(profile.cpu_cores, "core")
     return [
-        f"{len(models)} model{'' if len(models) == 1 else 's'}",
+        format_number(len(models), "model"),
         f"{size} on disk",
         f"{profile.cpu_name or profile.cpu_architecture}, {cores}",
         f"{free} of {total} memory free (limit: {profile.memory_limit_source})",

@@ -9,7 +9,7 @@ import ipywidgets as widgets
 
 from ravenxterm_lab.exceptions import PreferenceError
 from ravenxterm_lab.preferences import AccuracyPreference, PerformancePreference, UserPreferences
-from ravenxterm_lab.units import format_bytes
+from ravenxterm_lab.units import format_bytes, format_number
 from ravenxterm_lab.widgets.look import escape, note, status, table
 from ravenxterm_lab.widgets.panel import Panel
 
@@ -248,7 +248,7 @@ class PreferencesPanel(Panel):
             f"{format_bytes(draft.max_memory_usage * self._memory)} for loaded models"
         )
         self._apply.disabled = self._discard.disabled = not changes
-        edits = f"{len(changes)} edit{'' if len(changes) == 1 else 's'}, not applied yet."
+        edits = f"{format_number(len(changes), 'edit')}, not applied yet."
         self._state.value = status(edits if changes else "In force; nothing is edited.")
         self._difference.value = _difference(self._shown.diff(draft)) + _code(line)
 

@@ -11,6 +11,7 @@ import ipywidgets as widgets
 from ravenxterm_lab.exceptions import RavenXTermError, RequirementError
 from ravenxterm_lab.requirements import TaskRequirements
 from ravenxterm_lab.tables import printable
+from ravenxterm_lab.units import format_number
 from ravenxterm_lab.widgets.execution import RunPanel
 from ravenxterm_lab.widgets.look import escape, note, status
 from ravenxterm_lab.widgets.panel import Panel
@@ -257,6 +258,6 @@ def _tasks(manager: ModelManager) -> list[tuple[str, str]]:
     # What most models can do, and can be run, comes first.
     order = sorted(counts, key=lambda task: (task not in runnable, -counts[task], task))
     return [
-        (f"{task.replace('_', ' ')} ({counts[task]} model{'' if counts[task] == 1 else 's'})", task)
+        (f"{task.replace('_', ' ')} ({format_number(counts[task], 'model')})", task)
         for task in order
     ]

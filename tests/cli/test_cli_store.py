@@ -58,7 +58,7 @@ def test_info_check_export_compact_agree(filled: Path, tmp_path: Path) -> None:
 
 def test_people_read_cards(filled: Path) -> None:
     """Without --json the same facts are sentences and tables."""
-    assert "10 in 1 segments" in raven(filled, "info").stdout
+    assert "10 in 1 segment," in raven(filled, "info").stdout
     assert "The store is whole" in raven(filled, "check").stdout
 
 
@@ -70,7 +70,7 @@ def test_a_gap_is_an_exit_code(filled: Path) -> None:
         connection.execute("DELETE FROM executions WHERE seq = 4")
     done = raven(filled, "check")
     assert done.returncode == 1
-    assert "1 events are missing" in done.stdout
+    assert "1 event missing" in done.stdout
     assert " 4." in done.stdout
 
 

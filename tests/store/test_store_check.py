@@ -113,7 +113,7 @@ def test_a_planted_gap_is_named_with_its_ranges(place):
     report = check(place)
     assert report.gaps == 7
     [problem] = [text for text in report.problems if "missing" in text]
-    assert "7 events are missing" in problem
+    assert "7 events missing" in problem
     assert " 1, 12-15, 80, 91." in problem
 
 
