@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-__all__ = ["constant", "dictionary", "fixed", "merged", "number_maps", "scattered"]
+__all__ = ["constant", "dictionary", "fixed", "lists", "merged", "number_maps", "scattered"]
 
 _NUMBERS = {
     "DOUBLE": "f8",
@@ -108,6 +108,29 @@ def dictionary(values: list[str | None], index: NDArray[np.integer[Any]]) -> pa.
 def constant(value: str, count: int) -> pa.Array:
     """Build a column that holds one string ``count`` times."""
     return dictionary([value], np.zeros(count, dtype="i4"))
+
+
+def lists(
+    values: pa.Array, lengths: NDArray[np.intp], valid: NDArray[np.bool_] | None = None
+) -> pa.Array:
+    """Build a column of lists out of their items, one list after the other.
+
+    Parameters
+    ----------
+    values : pyarrow.Array, shape (sum of lengths,)
+        The items; those of a list that is NULL are not seen.
+    lengths : array of int, shape (n,)
+        Items of each list.
+    valid : array of bool, shape (n,), optional
+        False for NULL.
+    """
+    import pyarrow as pa
+
+    offsets = np.zeros(len(lengths) + 1, dtype="i4")
+    np.cumsum(lengths, out=offsets[1:])
+    buffers = [_validity(valid), pa.py_buffer(offsets)]
+    kind = pa.list_(values.type)
+    return pa.Array.from_buffers(kind, len(lengths), buffers, children=[values])
 
 
 def scattered(values: list[Any], at: list[int], sql: str, count: int) -> pa.Array:

@@ -343,9 +343,10 @@ class Ingester:
         import duckdb
 
         from ravenxterm_lab.store.decoding import select_list
-        from ravenxterm_lab.store.merging import MANY, merge_partials
+        from ravenxterm_lab.store.merging import MANY, merge_partials, weight
         from ravenxterm_lab.store.rollups import summarise, tally
 
+        moved = sum(table.num_rows for table in tables.values())
         rollups: dict[str, pa.Table] = {}
         if "executions" in tables:
             rollups = summarise(tables["executions"], self._known)
@@ -414,11 +415,11 @@ class Ingester:
         self._watermarks = after
         if rollups:
             self._known += tally(rollups["execution_hours"])
-        written = sum(table.num_rows for table in rollups.values())
-        self._partials = written if merging else self._partials + written
+        partials = sum(map(weight, rollups.values()))
+        self._partials = partials if merging else self._partials + partials
         self._merged = hour if merging else self._merged
         if not (new or merging):
-            self._adapt(sum(table.num_rows for table in tables.values()) - written, held)
+            self._adapt(moved, held)
         return held
 
     def _remove_consumed(self, work: list[_Work]) -> None:

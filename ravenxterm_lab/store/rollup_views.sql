@@ -58,9 +58,14 @@ WITH sums AS (
     JOIN judged AS j ON j.session = e.session AND j.seq = e.seq
     WHERE coalesce(e.extra->>'failure', '') <> 'interrupted'
     GROUP BY e.model, e.task
+), items AS (
+    SELECT
+        model, task, quantity,
+        unnest(buckets) AS bucket, unnest(exact) AS value, unnest(counts) AS runs
+    FROM execution_histograms
 ), counted AS (
     SELECT model, task, quantity, bucket, value, sum(runs)::BIGINT AS runs
-    FROM execution_histograms
+    FROM items
     GROUP BY ALL
 ), ranked AS (
     SELECT

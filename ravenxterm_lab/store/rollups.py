@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ravenxterm_lab.store.arrow import constant, dictionary, fixed
+from ravenxterm_lab.store.arrow import constant, dictionary, fixed, lists
 from ravenxterm_lab.store.grouping import Column, Sums, both, column, ln, number_groups, positive
 from ravenxterm_lab.store.schema import INTERRUPTED, ROLLUPS
 
@@ -286,45 +286,51 @@ def _histogram(
 ) -> pa.Table:
     """Count the values of one quantity: one by one where there are few, by bucket elsewhere."""
     alone = few[group]
-    parts = [_no_rows()]
+    parts = [_no_items()]
     for chosen, each in ((alone, True), (~alone, False)):
         if chosen.any():
             here, at = values[chosen], place[group[chosen]]
             parts.append(_by_value(here, at) if each else _by_bucket(here, at))
-    index, buckets, exact, runs = (np.concatenate(column) for column in zip(*parts, strict=True))
+    index, buckets, exact, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
+    # The values of a key are either kept or not, so that its items stand next to each other.
+    rows, starts, lengths = np.unique(index, return_index=True, return_counts=True)
+    order = np.argsort(starts)
+    rows, starts, lengths = rows[order], starts[order], lengths[order]
     types = ROLLUPS["execution_histograms"]
-    count = len(index)
     days = np.array([key[0] * _DAY for key in keys], dtype="i8")
+    runs = np.add.reduceat(counts, starts) if len(starts) else counts
+    kept = ~np.isnan(exact)
     columns = {
-        "day": fixed(days[index], types["day"]),
-        "quantity": constant(quantity, count),
-        "bucket": fixed(buckets, types["bucket"]),
-        "value": fixed(exact, types["value"], ~np.isnan(exact)),
-        "merged": fixed(np.zeros(count), types["merged"]),
+        "day": fixed(days[rows], types["day"]),
+        "quantity": constant(quantity, len(rows)),
+        "merged": fixed(np.zeros(len(rows)), types["merged"]),
         "runs": fixed(runs, types["runs"]),
+        "buckets": lists(fixed(buckets, "INTEGER"), lengths),
+        "exact": lists(fixed(exact, "DOUBLE", kept), lengths, kept[starts]),
+        "counts": lists(fixed(counts, "UBIGINT"), lengths),
     }
     for position, name in enumerate(_COARSE_KEY, start=1):
-        columns[name] = dictionary([key[position] for key in keys], index)
+        columns[name] = dictionary([key[position] for key in keys], rows)
     return _assemble("execution_histograms", columns)
 
 
-# Rows of a histogram: place of the key, bucket, value (NaN: only its bucket), and runs.
-_Rows = tuple["NDArray[np.intp]", "NDArray[np.intp]", "NDArray[np.float64]", "NDArray[np.intp]"]
+# Items of a histogram: place of the key, bucket, value (NaN: only its bucket), and runs.
+_Items = tuple["NDArray[np.intp]", "NDArray[np.intp]", "NDArray[np.float64]", "NDArray[np.intp]"]
 
 
-def _no_rows() -> _Rows:
+def _no_items() -> _Items:
     none = np.empty(0, dtype=np.intp)
     return none, none, none.astype(np.float64), none
 
 
-def _by_value(values: NDArray[np.float64], place: NDArray[np.intp]) -> _Rows:
+def _by_value(values: NDArray[np.float64], place: NDArray[np.intp]) -> _Items:
     distinct, codes = np.unique(values, return_inverse=True)
     pairs, runs = np.unique(place * len(distinct) + codes, return_counts=True)
     exact = distinct[pairs % len(distinct)]
     return pairs // len(distinct), _bucket(exact), exact, runs
 
 
-def _by_bucket(values: NDArray[np.float64], place: NDArray[np.intp]) -> _Rows:
+def _by_bucket(values: NDArray[np.float64], place: NDArray[np.intp]) -> _Items:
     buckets = _bucket(values)
     # The one of zero lies far below the rest; numbered next to them it takes no room.
     zero = buckets == ZERO_BUCKET

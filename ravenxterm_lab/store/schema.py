@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 #: The highest number among ``migrations/*.sql``.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 #: The most that one event may hold beside its fixed fields (bytes).
 MAX_PAYLOAD = 16 * 1024 * 1024
@@ -204,7 +204,8 @@ ROLLUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         ),
         "execution_histograms": _columns(
             "day TIMESTAMP; model VARCHAR; fingerprint VARCHAR; task VARCHAR; hardware VARCHAR; "
-            "quantity VARCHAR; bucket INTEGER; value DOUBLE; merged BOOLEAN; runs UBIGINT"
+            "quantity VARCHAR; merged BOOLEAN; runs UBIGINT; "
+            "buckets INTEGER[]; exact DOUBLE[]; counts UBIGINT[]"
         ),
     }
 )

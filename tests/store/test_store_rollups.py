@@ -22,8 +22,9 @@ from ravenxterm_lab.store.schema import INTERRUPTED, ROLLUPS, TABLES
 HOUR = 3_600 * 10**9
 NOON = 1_700_049_600 * 10**9
 MIGRATIONS = resources.files("ravenxterm_lab.store").joinpath("migrations")
-INITIAL, BACKFILL = (
-    MIGRATIONS.joinpath(name).read_text() for name in ("0001_initial.sql", "0002_rollups.sql")
+INITIAL, BACKFILL, LISTS = (
+    MIGRATIONS.joinpath(name).read_text()
+    for name in ("0001_initial.sql", "0002_rollups.sql", "0004_histogram_lists.sql")
 )
 
 #: What model_stats says, in the plainest words; an interrupted run is only a run.
@@ -221,6 +222,7 @@ def backfilled(executions):
             f"INSERT INTO executions BY NAME SELECT {select_list('executions')} FROM given"
         )
         connection.execute(BACKFILL)
+        connection.execute(LISTS)
         return {name: rows_of(connection, name) for name in ROLLUPS}
 
 
@@ -264,9 +266,12 @@ def test_of_many_runs_code_and_migration_keep_buckets_alone():
             rows_of(connection, "execution_histograms", "found"),
             backfilled(executions)["execution_histograms"],
         )
-        kept = "SELECT model, count(value), count(*) FROM found GROUP BY 1 ORDER BY 1"
+        kept = (
+            "SELECT model, sum(len(exact))::BIGINT, sum(len(counts))::BIGINT "
+            "FROM found GROUP BY 1 ORDER BY 1"
+        )
         (_, of_a, rows_a), (_, of_b, rows_b) = connection.execute(kept).fetchall()
-    assert of_a == 0
+    assert of_a is None
     assert rows_a < 800
     assert of_b == rows_b == 800
 
@@ -282,7 +287,7 @@ def test_of_runs_that_are_known_to_be_many_only_buckets_are_kept():
     seen = tally(summarise(executions)["execution_hours"])
     assert seen == {("a", "t"): 5}
     seen["a", "t"] += FEW
-    values = summarise(executions, seen)["execution_histograms"].column("value")
+    values = summarise(executions, seen)["execution_histograms"].column("exact")
     assert values.null_count == len(values) > 0
 
 
@@ -321,7 +326,11 @@ def test_zero_has_a_bucket_of_its_own(store):
     for i in range(2 * FEW):
         store.record_execution(model="m", metrics={"latency": 0.0 if i % 4 else 1.0})
     store.ingest_now()
-    query = "SELECT bucket, sum(runs)::BIGINT FROM execution_histograms GROUP BY 1 ORDER BY 1"
+    query = (
+        "SELECT bucket, sum(n)::BIGINT FROM "
+        "(SELECT unnest(buckets) AS bucket, unnest(counts) AS n FROM execution_histograms) "
+        "GROUP BY 1 ORDER BY 1"
+    )
     assert store.sql(query).fetchall() == [(ZERO_BUCKET, 3 * FEW // 2), (0, FEW // 2)]
     found = store.sql("SELECT latency_p50, latency_p95 FROM model_stats").fetchall()
     assert found == [(0.0, pytest.approx(1.0, rel=GAMMA - 1))]
@@ -382,7 +391,7 @@ def test_closed_hours_are_merged_and_their_sums_stay(store, clock):
     clock.now += 24 * HOUR
     store.record_execution(model="c", metrics={"latency": 5.0})
     store.ingest_now()
-    assert partial(store, "execution_histograms") == (1, 7)
+    assert partial(store, "execution_histograms") == (1, 3)
     assert_same(store.sql(STATS).fetchall(), store.sql(PLAIN).fetchall())
 
 
@@ -396,7 +405,7 @@ def test_merging_drops_the_values_of_what_has_become_many(store, clock):
         with Store(store.path, clock=clock, ingest=False) as other:
             other.ingest_now()
         clock.now += 24 * HOUR
-    kept = "SELECT count(value) FROM execution_histograms WHERE model = "
+    kept = "SELECT sum(len(exact))::BIGINT FROM execution_histograms WHERE model = "
     assert store.sql(kept + "'few'").fetchall() == [(3,)]
     assert store.sql(kept + "'many'").fetchall()[0][0] < 3 * FEW // 2
     assert_same(store.sql(STATS).fetchall(), store.sql(PLAIN).fetchall(), GAMMA - 1, QUANTILES)

@@ -135,7 +135,7 @@ FROM judged
 GROUP BY ALL;
 
 INSERT INTO execution_histograms BY NAME
-WITH measured AS (
+WITH measured AS NOT MATERIALIZED (
     UNPIVOT (
         SELECT
             date_trunc('day', ts)::TIMESTAMP AS day,
@@ -143,8 +143,8 @@ WITH measured AS (
         FROM executions
         WHERE success AND coalesce(extra->>'failure', '') <> 'interrupted'
     ) ON latency, throughput INTO NAME quantity VALUE value
-), cells AS (
-    SELECT *, count(*) OVER (PARTITION BY model, task, quantity) < 1000 AS few FROM measured
+), totals AS (
+    SELECT model AS m, task AS t, quantity AS q, count(*) < 1000 AS few FROM measured GROUP BY ALL
 )
 SELECT
     day, model, fingerprint, task, hardware, quantity,
@@ -152,5 +152,6 @@ SELECT
     CASE WHEN few THEN value END AS value,
     true AS merged,
     count(*) AS runs
-FROM cells
+FROM measured JOIN totals
+    ON m IS NOT DISTINCT FROM model AND t IS NOT DISTINCT FROM task AND q = quantity
 GROUP BY ALL;
