@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.store import database, journal
+from ravenxterm_lab.store.collecting import collect
 from ravenxterm_lab.store.forking import watch_forks
 from ravenxterm_lab.store.locks import FileLock, exclusive_gate, is_locked
 from ravenxterm_lab.store.segments import store_error
@@ -26,9 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import duckdb
-    import pyarrow as pa
 
-    from ravenxterm_lab.store.snapshot import Rows, SegmentFile
+    from ravenxterm_lab.store.collecting import Batch, Work
 
 __all__ = ["CROWDED", "PASS_LIMIT", "Ingester", "Pass"]
 
@@ -38,6 +38,8 @@ __all__ = ["CROWDED", "PASS_LIMIT", "Ingester", "Pass"]
 PASS_LIMIT = 4 * database.ROW_GROUP
 _LEAST = database.ROW_GROUP
 _FIRST = 2 * database.ROW_GROUP
+#: A second one halves the time for which a pass holds the database.
+_THREADS = 2
 #: How long a pass ought to hold the database (s): queries wait meanwhile.
 _HOLD = 0.1
 #: Segments in the spool above which an ingest is due at once.
@@ -65,25 +67,6 @@ class Pass:
     rows: int
     more: bool
     held: float = 0.0
-
-
-@dataclass(slots=True)
-class _Work:
-    """One segment on its way through a pass."""
-
-    segment: SegmentFile
-    final: bool
-    rows: Rows | None = None
-    drained: bool = True
-
-    def read(self, seen: int, budget: int, after: dict[str, int]) -> int:
-        """Read the opened segment from ``seen`` on; return how many events that takes."""
-        if not self.segment.written(seen):
-            return 0
-        self.rows = rows = self.segment.read(seen, budget)
-        after[self.segment.session] = rows.next_seq
-        self.drained = not self.segment.written(rows.next_seq)
-        return rows.next_seq - seen
 
 
 class Ingester:
@@ -221,32 +204,22 @@ class Ingester:
             yield obtained
 
     def _pass(self, patience: float, stop: Callable[[], bool] | None) -> Pass | None:
-        # Imported here: numpy, which these need, would be most of the import time of a
-        # process that only records.
-        from ravenxterm_lab.store.decoding import decode
-        from ravenxterm_lab.store.snapshot import list_segments
-
         self._remove_stale_drafts()
         self._refresh_watermarks()
-        segments = list_segments(self._spool)
         while True:
-            after = dict(self._watermarks)
-            work, more = self._collect(segments, after)
-            batches = [item.rows for item in work if item.rows is not None]
-            moved = sum(len(rows.slots) for rows in batches)
+            batch = collect(self._spool, self._watermarks, self._limit, self._known)
             held = 0.0
-            if batches:
-                done = self._commit(decode(batches), after, patience, stop, busy=more)
+            if batch.events:
+                done = self._commit(batch, patience, stop)
                 if done is None:
                     return None
                 if not done:
                     continue
                 held = done
-                for rows in batches:
-                    for seq, why in rows.damaged:
-                        self._note(f"event {rows.session}:{seq} was skipped: {why}")
-            self._remove_consumed(work)
-            return Pass(moved, more, held)
+            for text in batch.notes:
+                self._note(text)
+            self._remove_consumed(batch.work)
+            return Pass(batch.rows, batch.more, held)
 
     def _adapt(self, moved: int, held: float) -> None:
         """Let the next pass be larger or smaller, so that it holds the database about `_HOLD`."""
@@ -254,49 +227,6 @@ class Ingester:
             self._limit = max(self._limit - _LEAST, _LEAST)
         elif moved >= self._limit and held < 0.7 * _HOLD:
             self._limit = min(self._limit + _LEAST, PASS_LIMIT)
-
-    def _collect(
-        self, segments: list[SegmentFile], after: dict[str, int]
-    ) -> tuple[list[_Work], bool]:
-        """Read what waits, in order within each session, and advance ``after`` past it.
-
-        The second value says whether more waits than one pass takes.
-        """
-        from ravenxterm_lab.store.snapshot import unreadable
-
-        budget = self._limit
-        work: list[_Work] = []
-        stuck: set[str] = set()
-        for segment in segments:
-            session = segment.session
-            previous = work[-1] if work and work[-1].segment.session == session else None
-            if budget <= 0:
-                break
-            if session in stuck:
-                continue
-            if previous is not None and not (
-                previous.final or after.get(session) == segment.first_seq
-            ):
-                stuck.add(session)
-                continue
-            try:
-                # Asked before the content is read: what a dead process wrote is then final.
-                item = _Work(segment, final=not is_locked(segment.path))
-                with segment:
-                    seen = max(after.get(session, 1), segment.first_seq)
-                    budget -= item.read(seen, budget, after)
-            except FileNotFoundError:
-                continue
-            except (OSError, StoreError) as error:
-                # Its later segments wait too: a watermark says up to where *all* events of
-                # a session were ingested. Other sessions go on.
-                self._note(unreadable(segment.path, error))
-                stuck.add(session)
-                continue
-            work.append(item)
-            if not item.drained:
-                stuck.add(session)
-        return work, budget <= 0
 
     def _file_state(self) -> tuple[int, ...] | None:
         # stat() opens nothing, so it is safe beside DuckDB's locks.
@@ -312,47 +242,37 @@ class Ingester:
             return
         self._watermarks = {}
         if state is not None:
-            connection = database.connect(threads=1)
-            try:
-                # Closed within the gate, whatever happens: an open file is locked by DuckDB.
-                with (
-                    journal.settled_gate(self._directory, create=True),
-                    contextlib.closing(connection),
-                ):
-                    database.attach(connection, self._directory, read_only=True)
-                    self._watermarks = database.read_watermarks(connection)
-                    connection.execute(f"DETACH {database.CATALOGUE}")
-                    self._state = self._file_state()
-            finally:
-                connection.close()
+            connection = self._connected()
+            self._connection = None
+            # Closed within the gate, whatever happens: an open file is locked by DuckDB.
+            with (
+                journal.settled_gate(self._directory, create=True),
+                contextlib.ExitStack() as failure,
+            ):
+                failure.callback(connection.close)
+                database.attach(connection, self._directory, read_only=True)
+                self._watermarks = database.read_watermarks(connection)
+                connection.execute(f"DETACH {database.CATALOGUE}")
+                self._state = self._file_state()
+                failure.pop_all()
+            self._connection = connection
 
     def _commit(
-        self,
-        tables: dict[str, pa.Table],
-        after: dict[str, int],
-        patience: float,
-        stop: Callable[[], bool] | None,
-        *,
-        busy: bool,
+        self, batch: Batch, patience: float, stop: Callable[[], bool] | None
     ) -> float | None:
         """Write rows and watermarks; return for how long the database was held (s).
 
         0 if the watermarks were not those assumed and nothing was written, None if the
-        gate was not obtained. While more waits (``busy``), the rollups are not merged.
+        gate was not obtained. While more waits, the rollups are not merged.
         """
         import duckdb
 
         from ravenxterm_lab.store.decoding import select_list
         from ravenxterm_lab.store.merging import MANY, merge_partials, weight
-        from ravenxterm_lab.store.rollups import summarise, tally
+        from ravenxterm_lab.store.rollups import tally
 
-        moved = sum(table.num_rows for table in tables.values())
-        rollups: dict[str, pa.Table] = {}
-        if "executions" in tables:
-            rollups = summarise(tables["executions"], self._known)
-            tables = tables | rollups
-
-        connection = self._connection or database.connect(threads=1)
+        tables = batch.events | batch.rollups
+        connection = self._connected()
         # Kept for the next pass, if this one leaves it as it was.
         self._connection = None
         committed = False
@@ -378,7 +298,7 @@ class Ingester:
                 journal.attach_for_writing(connection, self._directory)
                 database.migrate(connection)
                 before = database.read_watermarks(connection)
-                if before != self._watermarks:
+                if before != batch.before:
                     # The file was replaced since it was read; begin again from what it says.
                     self._watermarks = before
                     self._known.clear()
@@ -389,10 +309,10 @@ class Ingester:
                     insert = f"INSERT INTO {target} BY NAME SELECT {columns} FROM pending_{name}"  # noqa: S608 - our own names
                     connection.execute(insert)
                 hour = self._clock() // _HOUR
-                merging = not busy and (self._partials >= MANY or hour != self._merged)
+                merging = not batch.more and (self._partials >= MANY or hour != self._merged)
                 if merging:
                     merge_partials(connection, database.CATALOGUE)
-                database.write_watermarks(connection, before, after)
+                database.write_watermarks(connection, before, batch.after)
                 connection.execute("COMMIT")
                 committed = True
                 # Within the gate: detaching checkpoints, and readers shall find no log to replay.
@@ -412,17 +332,22 @@ class Ingester:
         finally:
             if self._connection is None:
                 connection.close()
-        self._watermarks = after
-        if rollups:
-            self._known += tally(rollups["execution_hours"])
-        partials = sum(map(weight, rollups.values()))
+        self._watermarks = batch.after
+        if batch.rollups:
+            self._known += tally(batch.rollups["execution_hours"])
+        partials = sum(map(weight, batch.rollups.values()))
         self._partials = partials if merging else self._partials + partials
         self._merged = hour if merging else self._merged
         if not (new or merging):
-            self._adapt(moved, held)
+            self._adapt(batch.rows, held)
         return held
 
-    def _remove_consumed(self, work: list[_Work]) -> None:
+    def _connected(self) -> duckdb.DuckDBPyConnection:
+        if self._connection is None:
+            self._connection = database.connect(threads=_THREADS)
+        return self._connection
+
+    def _remove_consumed(self, work: list[Work]) -> None:
         for item in work:
             if item.drained and item.final:
                 # The slots first: a sidecar without them is known to be a leftover.
