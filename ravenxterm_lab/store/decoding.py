@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from ravenxterm_lab.store.snapshot import Numbers, Rows
+    from ravenxterm_lab.store.payloads import Numbers
+    from ravenxterm_lab.store.snapshot import Rows
 
 __all__ = ["decode", "select_list"]
 
