@@ -78,7 +78,6 @@ def writing(
             yield None
             return
         journal.attach_for_writing(connection, directory)
-        database.migrate(connection)
         connection.execute(f"USE {database.CATALOGUE}")
         yield connection
         # Within the gate: detaching checkpoints, and readers shall find no log to replay.

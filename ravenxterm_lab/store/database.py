@@ -19,6 +19,8 @@ from ravenxterm_lab.exceptions import StoreError, StoreVersionError
 from ravenxterm_lab.store.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import duckdb
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "ROW_GROUP",
     "attach",
     "attach_new",
+    "attach_unchecked",
     "confine",
     "connect",
     "create",
@@ -155,16 +158,14 @@ def view_comments() -> str:
 
 def _version(connection: duckdb.DuckDBPyConnection) -> int:
     """Return the schema version of the attached file, 0 for an empty one."""
-    known = connection.execute(
-        "SELECT count(*) FROM duckdb_tables() "
-        "WHERE database_name = ? AND table_name = 'schema_version'",
-        [CATALOGUE],
-    ).fetchall()
-    if not known[0][0]:
-        return 0
+    import duckdb
+
     newest = f"SELECT max(version) FROM {CATALOGUE}.schema_version"  # noqa: S608 - our own names
-    # Fetched to its end: DuckDB 2 lets an unfinished result block what comes next.
-    rows = connection.execute(newest).fetchall()
+    try:
+        # Fetched to its end: DuckDB 2 lets an unfinished result block what comes next.
+        rows = connection.execute(newest).fetchall()
+    except duckdb.CatalogException:
+        return 0
     return int(rows[0][0] or 0)
 
 
@@ -228,26 +229,46 @@ def attach(connection: duckdb.DuckDBPyConnection, directory: Path, *, read_only:
     StoreVersionError
         If a newer version of this package made it; it was not changed.
     """
-    import duckdb
-
-    path = directory / DATABASE
-    try:
-        how = "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {ROW_GROUP}"
-        connection.execute(f"ATTACH {literal(path)} AS {CATALOGUE} ({how})")
+    with _opening(directory):
+        attach_unchecked(connection, directory, read_only=read_only)
         version = _version(connection)
-    except duckdb.Error as error:
-        remedy = next(remedy for sign, remedy in _REMEDIES.items() if sign in str(error))
-        raise StoreError(
-            f"{path} cannot be opened by DuckDB ({reason(error)}). {remedy}"
-        ) from error
     if version > SCHEMA_VERSION:
         connection.execute(f"DETACH {CATALOGUE}")
         raise StoreVersionError(
-            f"{path} has schema version {version}, made by a newer version of ravenxterm-lab; "
-            f"this one knows version {SCHEMA_VERSION}. It was left untouched. "
+            f"{directory / DATABASE} has schema version {version}, made by a newer version of "
+            f"ravenxterm-lab; this one knows version {SCHEMA_VERSION}. It was left untouched. "
             "Upgrade with: pip install --upgrade ravenxterm-lab"
         )
     return version == SCHEMA_VERSION
+
+
+def attach_unchecked(
+    connection: duckdb.DuckDBPyConnection, directory: Path, *, read_only: bool
+) -> None:
+    """Attach the file as `CATALOGUE`, whose schema is known to be one of ours.
+
+    Raises
+    ------
+    StoreError
+        If DuckDB cannot open it.
+    """
+    how = "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {ROW_GROUP}"
+    with _opening(directory):
+        connection.execute(f"ATTACH {literal(directory / DATABASE)} AS {CATALOGUE} ({how})")
+
+
+@contextlib.contextmanager
+def _opening(directory: Path) -> Iterator[None]:
+    """Say what helps, where DuckDB cannot open the file."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        remedy = next(remedy for sign, remedy in _REMEDIES.items() if sign in str(error))
+        raise StoreError(
+            f"{directory / DATABASE} cannot be opened by DuckDB ({reason(error)}). {remedy}"
+        ) from error
 
 
 def confine(connection: duckdb.DuckDBPyConnection, directory: Path) -> None:

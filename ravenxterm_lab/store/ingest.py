@@ -296,7 +296,6 @@ class Ingester:
                 if new:
                     database.create(self._directory)
                 journal.attach_for_writing(connection, self._directory)
-                database.migrate(connection)
                 before = database.read_watermarks(connection)
                 if before != batch.before:
                     # The file was replaced since it was read; begin again from what it says.

@@ -46,6 +46,8 @@ _PATIENCE = 60.0
 def attach_for_writing(connection: duckdb.DuckDBPyConnection, directory: Path) -> None:
     """Attach the file for writing, with a journal; the exclusive gate is the caller's.
 
+    A file of an older schema is brought to the current one.
+
     Raises
     ------
     StoreError
@@ -60,13 +62,15 @@ def attach_for_writing(connection: duckdb.DuckDBPyConnection, directory: Path) -
     path = directory / database.DATABASE
     if any(Path(f"{one}.wal").exists() for one in (path, path.resolve())):
         _save(connection, directory)
-        database.attach(connection, directory, read_only=False)
+        database.attach_unchecked(connection, directory, read_only=False)
         connection.execute(f"CHECKPOINT {database.CATALOGUE}")
         detach_written(connection, directory)
-    _save(connection, directory)
+    current = _save(connection, directory)
     # Without this, a long transaction may make a checkpoint of its own.
     connection.execute("SET checkpoint_threshold = '1TB'")
-    database.attach(connection, directory, read_only=False)
+    database.attach_unchecked(connection, directory, read_only=False)
+    if not current:
+        database.migrate(connection)
 
 
 def detach_written(connection: duckdb.DuckDBPyConnection, directory: Path) -> None:
@@ -128,15 +132,15 @@ def upgrade(directory: Path) -> None:
             )
         with contextlib.closing(connection):
             attach_for_writing(connection, directory)
-            database.migrate(connection)
             detach_written(connection, directory)
 
 
-def _save(connection: duckdb.DuckDBPyConnection, directory: Path) -> None:
+def _save(connection: duckdb.DuckDBPyConnection, directory: Path) -> bool:
+    """Write the journal; say whether the schema of the file is the current one."""
     path = directory / database.DATABASE
     # Which blocks hold metadata is asked with the file open for reading; it is closed again
     # before another descriptor of it is, which would drop DuckDB's lock.
-    database.attach(connection, directory, read_only=True)
+    current = database.attach(connection, directory, read_only=True)
     name = [database.CATALOGUE]
     found = connection.execute(
         "SELECT block_id, free_blocks FROM pragma_metadata_info(?)", name
@@ -158,6 +162,7 @@ def _save(connection: duckdb.DuckDBPyConnection, directory: Path) -> None:
     with draft.open("wb") as file:
         file.write(_HEAD.pack(zlib.crc32(content), size, len(chosen)) + content)
     draft.rename(directory / JOURNAL)
+    return current
 
 
 def _restore(directory: Path) -> None:
