@@ -6,6 +6,7 @@ given a Series: most of a second and 60 MiB in every process that ingests.
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-__all__ = ["constant", "dictionary", "fixed", "lists", "merged", "number_maps", "scattered"]
+__all__ = [
+    "constant",
+    "dictionary",
+    "fixed",
+    "lists",
+    "merged",
+    "nulls",
+    "number_maps",
+    "scattered",
+]
 
 _NUMBERS = {
     "DOUBLE": "f8",
@@ -27,7 +37,8 @@ _NUMBERS = {
 }
 
 
-def _arrow_number(sql: str) -> pa.DataType:
+@functools.cache
+def _arrow_type(sql: str) -> pa.DataType:
     import pyarrow as pa
 
     return {
@@ -37,6 +48,10 @@ def _arrow_number(sql: str) -> pa.DataType:
         "INTEGER": pa.int32(),
         "BOOLEAN": pa.bool_(),
         "TIMESTAMP": pa.timestamp("us"),
+        "VARCHAR": pa.large_string(),
+        "JSON": pa.large_string(),
+        "VARCHAR[]": pa.list_(pa.large_string()),
+        "MAP(VARCHAR, DOUBLE)": pa.map_(pa.large_string(), pa.float64()),
     }[sql]
 
 
@@ -66,7 +81,7 @@ def fixed(values: NDArray[Any], sql: str, valid: NDArray[np.bool_] | None = None
 
     typed = np.ascontiguousarray(values, dtype=_NUMBERS[sql])
     data = _bits(typed) if sql == "BOOLEAN" else pa.py_buffer(typed)
-    return pa.Array.from_buffers(_arrow_number(sql), len(typed), [_validity(valid), data])
+    return pa.Array.from_buffers(_arrow_type(sql), len(typed), [_validity(valid), data])
 
 
 def _strings(
@@ -91,14 +106,23 @@ def _strings(
     return pa.Array.from_buffers(pa.large_string(), count, buffers)
 
 
+def nulls(sql: str, count: int) -> pa.Array:
+    """Build a column of ``count`` rows without a value."""
+    import pyarrow as pa
+
+    return pa.nulls(count, _arrow_type(sql))
+
+
 def dictionary(values: list[str | None], index: NDArray[np.integer[Any]]) -> pa.Array:
     """Build a column of strings that repeat: row ``i`` is ``values[index[i]]``."""
     import pyarrow as pa
 
-    # A NULL among the values becomes a NULL of the index, which every reader understands.
-    empty = np.array([value is None for value in values], dtype=bool)
     indices = np.ascontiguousarray(index, dtype="i4")
-    buffers = [_validity(~empty[indices]), pa.py_buffer(indices)]
+    valid = None
+    if None in values:
+        # A NULL among the values becomes a NULL of the index, which every reader understands.
+        valid = np.array([value is not None for value in values], dtype=bool)[indices]
+    buffers = [_validity(valid), pa.py_buffer(indices)]
     return pa.DictionaryArray.from_arrays(
         pa.Array.from_buffers(pa.int32(), len(indices), buffers),
         _strings([value or "" for value in values]),
@@ -236,7 +260,7 @@ def _map_array(
 ) -> pa.Array:
     import pyarrow as pa
 
-    kind = pa.map_(pa.large_string(), pa.float64())
+    kind = _arrow_type("MAP(VARCHAR, DOUBLE)")
     pairs = [keys, fixed(numbers, "DOUBLE")]
     entries = pa.Array.from_buffers(
         pa.struct([kind.key_field, kind.item_field]), len(keys), [None], children=pairs
@@ -257,7 +281,7 @@ def _nested(values: list[Any], at: NDArray[np.intp], sql: str, count: int) -> pa
     flat = _strings([item for value in values for item in value])
     if sql == "VARCHAR[]":
         buffers = [_validity(valid), pa.py_buffer(offsets)]
-        kind = pa.list_(pa.large_string())
+        kind = _arrow_type(sql)
         return pa.Array.from_buffers(kind, count, buffers, children=[flat])
     numbers = np.array([item for value in values for item in value.values()], dtype="f8")
     return _map_array(offsets, valid, flat, numbers)

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ravenxterm_lab.store.arrow import constant, dictionary, fixed, merged, number_maps, scattered
+from ravenxterm_lab.store.arrow import (
+    constant,
+    dictionary,
+    fixed,
+    merged,
+    nulls,
+    number_maps,
+    scattered,
+)
+from ravenxterm_lab.store.payloads import Numbers
 from ravenxterm_lab.store.schema import CONTEXT, IN_SLOT, KIND_OF, PACKABLE, ROLLUPS, TABLES
 from ravenxterm_lab.store.segments import KIND, SUCCESS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from ravenxterm_lab.store.payloads import Numbers
     from ravenxterm_lab.store.snapshot import Rows
 
 __all__ = ["decode", "select_list"]
@@ -25,7 +34,9 @@ __all__ = ["decode", "select_list"]
 _TABLE_OF_KIND = {kind: name for name, kind in KIND_OF.items()}
 _IN_SLOT = IN_SLOT[:3]
 #: Contexts are numbered by their place in the sidecar: up to here a table of them is small.
-_SMALL = 1 << 20
+_SMALL = 4096
+#: Batches of at most so many rows are put together.
+_FEW = 8192
 
 
 def select_list(table: str) -> str:
@@ -45,20 +56,78 @@ def decode(batches: Iterable[Rows]) -> dict[str, pa.Table]:
     Returns
     -------
     dict of str to pyarrow.Table
-        Columns as in `TABLES`, `COMMON` first; damaged events appear as messages.
+        Columns as in `TABLES`, `COMMON` first; damaged events appear as messages. Rows of
+        several small batches share one chunk.
     """
     import pyarrow as pa
 
     parts: dict[str, list[pa.Table]] = {}
-    for rows in batches:
+    for group in _groups(batches):
+        rows = _unite(group)
         kinds = (rows.slots["mark"] & KIND).astype(np.uint8)
         for kind in np.flatnonzero(np.bincount(kinds)).tolist():
             name = _TABLE_OF_KIND.get(kind)
             if name is not None:
                 parts.setdefault(name, []).append(_table(name, rows, np.flatnonzero(kinds == kind)))
-        if rows.damaged:
-            parts.setdefault("messages", []).append(_damage(rows))
-    return {name: pa.concat_tables(tables) for name, tables in parts.items()}
+        parts.setdefault("messages", []).extend(_damage(one) for one in group if one.damaged)
+    return {name: pa.concat_tables(tables) for name, tables in parts.items() if tables}
+
+
+def _groups(batches: Iterable[Rows]) -> Iterator[list[Rows]]:
+    """Put small batches together: a few rows take hardly less time than a thousand."""
+    group: list[Rows] = []
+    for rows in batches:
+        if len(rows.slots) > _FEW:
+            yield [rows]
+        else:
+            group.append(rows)
+            if sum(len(one.slots) for one in group) > _FEW:
+                yield group
+                group = []
+    if group:
+        yield group
+
+
+@dataclass(frozen=True, slots=True)
+class _United:
+    """Several batches as one.
+
+    Attributes
+    ----------
+    batches : list of Rows
+        In order.
+    slots : structured array, shape (n,)
+        Those of the batches, one after the other.
+    starts : array of int, shape (len(batches) + 1,)
+        Where each batch begins, and where the last one ends.
+    numbers, documents
+        As those of `Rows`, with indices into ``slots``.
+    """
+
+    batches: list[Rows]
+    slots: NDArray[np.void]
+    starts: NDArray[np.intp]
+    numbers: list[Numbers]
+    documents: dict[int, dict[str, Any]]
+
+
+def _unite(batches: list[Rows]) -> _United:
+    starts = np.cumsum([0, *(len(rows.slots) for rows in batches)], dtype=np.intp)
+    if len(batches) == 1:
+        [rows] = batches
+        return _United(batches, rows.slots, starts, list(rows.numbers), rows.documents)
+    numbers = [
+        Numbers(one.names, one.index + start, one.values)
+        for rows, start in zip(batches, starts.tolist(), strict=False)
+        for one in rows.numbers
+    ]
+    documents = {
+        start + at: document
+        for rows, start in zip(batches, starts.tolist(), strict=False)
+        for at, document in rows.documents.items()
+    }
+    slots = np.concatenate([rows.slots for rows in batches])
+    return _United(batches, slots, starts, numbers, documents)
 
 
 def _assemble(name: str, columns: dict[str, pa.Array]) -> pa.Table:
@@ -68,12 +137,15 @@ def _assemble(name: str, columns: dict[str, pa.Array]) -> pa.Table:
     return pa.Table.from_arrays([columns[column] for column in names], names=names)
 
 
-def _table(name: str, rows: Rows, index: NDArray[np.intp]) -> pa.Table:
-    slots = rows.slots if len(index) == len(rows.slots) else rows.slots[index]
+def _table(name: str, rows: _United, index: NDArray[np.intp]) -> pa.Table:
+    whole = len(index) == len(rows.slots)
+    slots = rows.slots if whole else rows.slots[index]
+    # Where the rows of each batch begin among those of this table.
+    starts = rows.starts if whole else np.searchsorted(index, rows.starts)
     count = len(slots)
     columns: dict[str, pa.Array] = {
         "ts": fixed(slots["ts"] // 1000, "TIMESTAMP"),
-        "session": constant(rows.session, count),
+        "session": _sessions(rows, starts),
         "seq": fixed(slots["seq"], "UBIGINT"),
     }
     cells = _Cells(TABLES[name].columns, count)
@@ -81,21 +153,27 @@ def _table(name: str, rows: Rows, index: NDArray[np.intp]) -> pa.Table:
         for column in _IN_SLOT:
             columns[column] = fixed(slots[column], "DOUBLE", ~np.isnan(slots[column]))
         columns["success"] = fixed((slots["mark"] & SUCCESS) != 0, "BOOLEAN")
-        columns |= _context_columns(rows, slots)
-    place = np.cumsum(np.bincount(index, minlength=len(rows.slots))) - 1
-    if name == "executions":
+        columns |= _context_columns(rows.batches, slots["context"], starts)
         for numbers in rows.numbers:
-            cells.add_numbers(numbers, place[numbers.index])
+            # Packed numbers belong to executions alone.
+            at = numbers.index if whole else np.searchsorted(index, numbers.index)
+            cells.add_numbers(numbers, at)
     if rows.documents:
         document_of = rows.documents.get
-        for at, original in enumerate(index.tolist()):
+        for row, original in enumerate(index.tolist()):
             document = document_of(original)
             if document is not None:
-                cells.add_document(document, at)
+                cells.add_document(document, row)
     for column in TABLES[name].columns:
         if column not in columns:
             columns[column] = cells.column(column)
     return _assemble(name, columns)
+
+
+def _sessions(rows: _United, starts: NDArray[np.intp]) -> pa.Array:
+    number: dict[str, int] = {}
+    codes = [number.setdefault(batch.session, len(number)) for batch in rows.batches]
+    return dictionary(list(number), np.repeat(np.array(codes, dtype="i4"), np.diff(starts)))
 
 
 class _Cells:
@@ -132,27 +210,40 @@ class _Cells:
         kind = self._kinds[name]
         if kind == "MAP(VARCHAR, DOUBLE)" and self._others:
             return number_maps(self._others, values, at, self._count)
+        if name not in self._blocks and not values:
+            return nulls(kind, self._count)
         if name in self._blocks:
             return merged(self._blocks[name], values, at, kind, self._count)
         return scattered(values, at, kind, self._count)
 
 
-def _context_columns(rows: Rows, slots: NDArray[np.void]) -> dict[str, pa.Array]:
-    entries, inverse = _distinct(slots["context"])
-    contexts = [rows.contexts[entry] for entry in entries.tolist()]
+def _context_columns(
+    batches: list[Rows], entries: NDArray[np.uint32], starts: NDArray[np.intp]
+) -> dict[str, pa.Array]:
+    """Build the columns of what is interned; equal contexts of two segments become one."""
+    number: dict[tuple[Any, ...], int] = {}
+    codes = np.empty(len(entries), dtype="i4")
+    bounds = starts.tolist()
+    for batch, start, stop in zip(batches, bounds, bounds[1:], strict=False):
+        here, inverse = _distinct(entries[start:stop])
+        known = [
+            number.setdefault(tuple(batch.contexts[entry][: len(CONTEXT)]), len(number))
+            for entry in here.tolist()
+        ]
+        codes[start:stop] = np.array(known, dtype="i4")[inverse]
     columns = {
-        column: dictionary([context[i] for context in contexts], inverse)
+        column: dictionary([context[i] for context in number], codes)
         for i, column in enumerate(CONTEXT)
         if column != "external"
     }
-    external = np.array([context[CONTEXT.index("external")] for context in contexts], dtype=bool)
-    columns["external"] = fixed(external[inverse], "BOOLEAN")
+    external = np.array([context[CONTEXT.index("external")] for context in number], dtype=bool)
+    columns["external"] = fixed(external[codes], "BOOLEAN")
     return columns
 
 
 def _distinct(values: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
     """`numpy.unique` with its inverse, without the sort that takes most of its time."""
-    if not len(values) or int(values.max()) >= _SMALL:
+    if not len(values) or int(values.max()) >= 4 * len(values) + _SMALL:
         entries, inverse = np.unique(values, return_inverse=True)
         return entries, inverse
     entries = np.flatnonzero(np.bincount(values)).astype(np.uint32)
@@ -164,13 +255,14 @@ def _distinct(values: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], NDArray[n
 def _damage(rows: Rows) -> pa.Table:
     """Turn damaged events into warnings under their own numbers, so that no number is missing."""
     count = len(rows.damaged)
+    places = list(range(count))
     texts = [f"event {rows.session}:{seq} was skipped: {why}" for seq, why in rows.damaged]
     columns: dict[str, pa.Array] = {
         "ts": fixed(np.full(count, time.time_ns() // 1000), "TIMESTAMP"),
         "session": constant(rows.session, count),
         "seq": fixed(np.array([seq for seq, _ in rows.damaged], dtype="u8"), "UBIGINT"),
-        "level": constant("warning", count),
-        "subject": constant("store", count),
-        "text": scattered(texts, list(range(count)), "VARCHAR", count),
+        "level": scattered(["warning"] * count, places, "VARCHAR", count),
+        "subject": scattered(["store"] * count, places, "VARCHAR", count),
+        "text": scattered(texts, places, "VARCHAR", count),
     }
     return _assemble("messages", columns)

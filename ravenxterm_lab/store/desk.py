@@ -26,6 +26,21 @@ _WAITING = "waiting"
 _SHOWN = (*TABLES, *ROLLUPS)
 
 
+class _Shelf:
+    """A place for one Arrow table; the view over it need not be made anew for the next."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.schema = table.schema
+        self.table: pa.Table | None = table
+
+    def __arrow_c_schema__(self) -> object:
+        return self.schema.__arrow_c_schema__()
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        table = self.schema.empty_table() if self.table is None else self.table
+        return table.__arrow_c_stream__(requested_schema)
+
+
 class Desk:
     """One connection, for one query at a time.
 
@@ -51,7 +66,8 @@ class Desk:
         self._directory = directory
         self.pending = Pending()
         self.connection = database.connect()
-        # What the views over what waits rest on.
+        self._shelves: dict[str, _Shelf] = {}
+        # What the views over the shelves rest on.
         self._relations: dict[str, object] = {}
         self._attached = self.present = False
         execute = self.connection.execute
@@ -106,6 +122,9 @@ class Desk:
         """
         import duckdb
 
+        for shelf in self._shelves.values():
+            # `Pending` decides what is kept from one query to the next.
+            shelf.table = None
         if self._attached and self.present:
             try:
                 self.connection.execute(f"DETACH {database.CATALOGUE}")
@@ -117,20 +136,30 @@ class Desk:
 
     def show(self, tables: Mapping[str, pa.Table]) -> None:
         """Let the views unite the database with the rows that wait."""
-        execute = self.connection.execute
-        for name in self._relations.keys() - tables.keys():
-            execute(f"CREATE OR REPLACE VIEW {_WAITING}.{name} AS FROM {_WAITING}.no_{name}")
-            del self._relations[name]
-        if tables:
-            execute(f"USE {_WAITING}")
-            for name, table in tables.items():
-                relation = self.connection.from_arrow(table)
-                view = relation.create_view(name, replace=True)
-                self._relations[name] = (table, relation, view)
-            execute("USE memory")
+        for name in self._shelves.keys() - tables.keys():
+            self.connection.execute(
+                f"CREATE OR REPLACE VIEW {_WAITING}.{name} AS FROM {_WAITING}.no_{name}"
+            )
+            del self._shelves[name], self._relations[name]
+        for name, table in tables.items():
+            shelf = self._shelves.get(name)
+            if shelf is None or not shelf.schema.equals(table.schema):
+                shelf = _Shelf(table)
+                self._put_up(name, shelf)
+            shelf.table = table
+
+    def _put_up(self, name: str, shelf: _Shelf) -> None:
+        self.connection.execute(f"USE {_WAITING}")
+        try:
+            relation = self.connection.from_arrow(shelf)
+            view = relation.create_view(name, replace=True)
+        finally:
+            self.connection.execute("USE memory")
+        self._shelves[name], self._relations[name] = shelf, (relation, view)
 
     def close(self) -> None:
         """Close the connection, and with it the file."""
+        self._shelves.clear()
         self._relations.clear()
         self.connection.close()
 

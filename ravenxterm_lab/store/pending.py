@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.exceptions import StoreError
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from ravenxterm_lab.store.snapshot import SegmentFile
+    from ravenxterm_lab.store.snapshot import Rows, SegmentFile
 
 __all__ = ["Pending", "Waiting"]
 
-#: Pieces of one segment after which it is decoded anew as a whole: DuckDB scans few large
+#: Pieces of one size, at most, before they become one of the next: DuckDB scans few large
 #: batches faster than many small ones.
-_MOST_PIECES = 16
+_MOST_PIECES = 4
 #: Events that are kept decoded from one query to the next (about 150 bytes each).
 _MOST_EVENTS = 500_000
 
@@ -52,26 +52,43 @@ class _Piece:
     events: int
     oldest: int | None
 
+    @property
+    def size(self) -> int:
+        """Its class of size: each holds four times as many events as the one before."""
+        return self.events.bit_length() // 2
 
-@dataclass(slots=True)
-class _Decoded:
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
     """What was decoded of one segment: the events from ``first`` to before ``next``."""
 
     first: int
     next: int
-    pieces: list[_Piece] = field(default_factory=list)
+    contexts: dict[int, list[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What was decoded: the same events by segment, and as rows. Never changed, but replaced."""
+
+    seen: dict[Path, _Seen] = field(default_factory=dict)
+    pieces: tuple[_Piece, ...] = ()
+    tables: dict[str, pa.Table] = field(default_factory=dict)
+
+
+class _GoneError(Exception):
+    """A segment is not readable of which events are kept."""
 
 
 class Pending:
     """Reads what waits in the spool and remembers it. One thread at a time."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, _Decoded] = {}
-        self._notes: list[str] = []
+        self._kept = _Kept()
 
     def forget(self) -> None:
         """Read everything anew the next time."""
-        self._known = {}
+        self._kept = _Kept()
 
     def collect(self, segments: Sequence[SegmentFile], watermarks: Mapping[str, int]) -> Waiting:
         """Return the events of the segments from the watermarks on.
@@ -83,49 +100,100 @@ class Pending:
         watermarks : mapping of str to int
             By session, the first sequence number that was not ingested.
         """
-        import pyarrow as pa
-
-        self._notes = []
-        known: dict[Path, _Decoded] = {}
-        for segment in segments:
-            seen = max(watermarks.get(segment.session, 1), segment.first_seq)
-            decoded = self._decode(segment, seen)
-            if decoded is not None:
-                known[segment.path] = decoded
-        pieces = [piece for decoded in known.values() for piece in decoded.pieces]
-        events = sum(piece.events for piece in pieces)
-        self._known = known if events <= _MOST_EVENTS else {}
-        parts: dict[str, list[pa.Table]] = {}
-        for piece in pieces:
-            for name, table in piece.tables.items():
-                parts.setdefault(name, []).append(table)
-        tables = {name: pa.concat_tables(part) for name, part in parts.items()}
-        oldest = min((p.oldest for p in pieces if p.oldest is not None), default=None)
-        return Waiting(tables, events, oldest, tuple(self._notes))
-
-    def _decode(self, segment: SegmentFile, seen: int) -> _Decoded | None:
-        from ravenxterm_lab.store.snapshot import unreadable
-
-        decoded = self._known.get(segment.path)
-        if decoded is None or decoded.first != seen or len(decoded.pieces) >= _MOST_PIECES:
-            decoded = _Decoded(seen, seen)
-        try:
-            with segment:
-                if segment.written(decoded.next):
-                    self._add(decoded, segment)
-        except FileNotFoundError:
-            return None
-        except (OSError, StoreError) as error:
-            self._notes.append(unreadable(segment.path, error))
-            return None
-        return decoded
-
-    def _add(self, decoded: _Decoded, segment: SegmentFile) -> None:
         from ravenxterm_lab.store.decoding import decode
 
-        rows = segment.read(decoded.next)
-        for seq, why in rows.damaged:
-            self._notes.append(f"event {rows.session}:{seq} was skipped: {why}")
-        oldest = int(rows.slots["ts"].min()) if len(rows.slots) else None
-        decoded.pieces.append(_Piece(decode([rows]), len(rows.slots), oldest))
-        decoded.next = rows.next_seq
+        starts = {
+            segment.path: max(watermarks.get(segment.session, 1), segment.first_seq)
+            for segment in segments
+        }
+        kept = self._kept
+        # What an ingest took cannot be told apart from the rest any more; little waits then.
+        if any(starts.get(path) != seen.first for path, seen in kept.seen.items()):
+            kept = _Kept()
+        try:
+            batches, seen, notes = _read(segments, starts, kept.seen)
+        except _GoneError:
+            kept = _Kept()
+            batches, seen, notes = _read(segments, starts, kept.seen)
+        if batches:
+            stamps = [int(rows.slots["ts"].min()) for rows in batches if len(rows.slots)]
+            events = sum(len(rows.slots) for rows in batches)
+            new = _Piece(decode(batches), events, min(stamps, default=None))
+            pieces = _tidy([*kept.pieces, new])
+            kept = _Kept(seen, tuple(pieces), _unite([piece.tables for piece in pieces]))
+        events = sum(piece.events for piece in kept.pieces)
+        # In one go: whatever breaks this call off, no event is kept twice or passed over.
+        self._kept = kept if events <= _MOST_EVENTS else _Kept()
+        oldest = min((p.oldest for p in kept.pieces if p.oldest is not None), default=None)
+        return Waiting(kept.tables, events, oldest, tuple(notes))
+
+
+def _read(
+    segments: Sequence[SegmentFile], starts: Mapping[Path, int], before: Mapping[Path, _Seen]
+) -> tuple[list[Rows], dict[Path, _Seen], list[str]]:
+    """Read what is new; return it, what was seen then in all, and the notes about it.
+
+    Raises
+    ------
+    _GoneError
+        If a segment of ``before`` cannot be read any more.
+    """
+    from ravenxterm_lab.store.snapshot import unreadable
+
+    batches: list[Rows] = []
+    seen = dict(before)
+    notes: list[str] = []
+    for segment in segments:
+        known = before.get(segment.path)
+        try:
+            with segment:
+                if known is not None:
+                    rows = segment.read(known.next, contexts=known.contexts)
+                elif segment.written(starts[segment.path]):
+                    rows = segment.read(starts[segment.path])
+                else:
+                    continue
+        except (OSError, StoreError) as error:
+            if known is not None:
+                raise _GoneError from error
+            if not isinstance(error, FileNotFoundError):
+                notes.append(unreadable(segment.path, error))
+            continue
+        if known is not None and rows.next_seq == known.next:
+            continue
+        notes += [f"event {rows.session}:{seq} was skipped: {why}" for seq, why in rows.damaged]
+        batches.append(rows)
+        seen[segment.path] = _Seen(starts[segment.path], rows.next_seq, rows.contexts)
+    return batches, seen, notes
+
+
+def _tidy(pieces: list[_Piece]) -> list[_Piece]:
+    """Put the last pieces together where there are many of a size.
+
+    Each event is copied once for each class of size, and there are few pieces of each.
+    """
+    while True:
+        last = pieces[-1].size
+        count = next(
+            (i for i, piece in enumerate(reversed(pieces)) if piece.size > last), len(pieces)
+        )
+        if count < _MOST_PIECES:
+            return pieces
+        tail = pieces[-count:]
+        tables = {
+            name: table.combine_chunks()
+            for name, table in _unite([piece.tables for piece in tail]).items()
+        }
+        oldest = min((p.oldest for p in tail if p.oldest is not None), default=None)
+        events = sum(piece.events for piece in tail)
+        pieces = [*pieces[:-count], _Piece(tables, events, oldest)]
+
+
+def _unite(parts: Sequence[Mapping[str, pa.Table]]) -> dict[str, pa.Table]:
+    import pyarrow as pa
+
+    found: dict[str, list[pa.Table]] = {}
+    for part in parts:
+        for name, table in part.items():
+            found.setdefault(name, []).append(table)
+    return {name: pa.concat_tables(tables) for name, tables in found.items()}

@@ -144,13 +144,13 @@ class SegmentFile:
         limit : int
             The most events to look at.
         contexts : dict, optional
-            What earlier calls for this segment read; it is added to. Few new events are
-            expected when it is not empty.
+            What earlier calls for this segment read; it is added to. Few events are
+            expected then.
         """
         start = max(from_seq - self.first_seq, 0)
         first = self.first_seq + start
+        slots, damaged = self._scan(start, limit, _CHUNK if contexts is None else _GLANCE)
         contexts = {} if contexts is None else contexts
-        slots, damaged = self._scan(start, limit, _GLANCE if contexts else _CHUNK)
         count = len(slots)
         if not count:
             return Rows(self.session, slots, contexts, (), {}, (), first)
