@@ -1,51 +1,51 @@
 """Questions to a year of executions: the store beside SQLite and pandas, on the same rows.
 
-Usage: ``python tests/benchmarks/bench_history.py [--rows N] [--no-sqlite] [--directory PATH]``.
+Usage: ``python tests/benchmarks/bench_history.py [--rows N] [--limit S] [--without NAME]
+[--directory PATH]``.
 
 The rows of ``history_rows.py`` go into a store through its own schema, with the rollups that the
-ingest would have written; into SQLite, with an index on the time and one on model and time; and
-into a pandas data frame in memory, strings as categories. The answers are compared before any
-time is printed. Times are medians of warm runs in wall time: "store" is `Store.sql`, which opens
-and closes the file, and "CPU" the CPU time of that; "open" is the same SQL on a connection that
-was held open, which no product with several processes can have.
+ingest writes; into SQLite, with an index on the time and one on model and time; and into a
+pandas data frame in memory, strings as categories. Each is filled and asked in a process of its
+own, one after the other, so that each has the machine for itself; what one of them cannot do
+costs no other its place in the table. What does not fit in memory goes to the directory, and is
+gone before the next one begins. The answers are compared before any time is printed.
+
+Times are medians of warm runs in wall time: "store" is `Store.sql`, which opens and closes the
+file, and "CPU" the CPU time of that; "open" is the same SQL on a connection that was held open,
+which no product with several processes can have. What takes more than 20 s is asked once. SQLite
+and pandas are broken off at the limit, where they next look: SQLite not within a sort, pandas when
+it returns to Python. What goes on is said on stderr.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
+import multiprocessing
+import shutil
+import signal
 import sqlite3
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
 import pandas as pd
-import psutil
-from backfill import write_rollups
-from history_questions import DAY, QUESTIONS, Question, Rows, micros
-from history_rows import MODELS, TASKS, Chunk, chunks
+from history_peers import PEERS, OverLimitError, TooLargeError, plain, spilling_into
+from history_questions import QUESTIONS, Question, Rows
 
-from ravenxterm_lab.store import Store, database
-from ravenxterm_lab.units import format_bytes
-
-CHUNK = 500_000
-#: Bytes a row of the data frame, and as much again several times while pandas works on it.
-FRAME_BYTES = 43
-FRAME_WORK = 3.5
 #: No question is asked again after so long (s).
 PATIENCE = 20.0
+#: After so long (s) SQLite and pandas are broken off.
+LIMIT = 120.0
 SAME = 1e-9
-
-Peer = Callable[[Question], Rows]
+STORE = "store"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,124 +57,39 @@ class Answer:
     cpu: float
 
 
-class StoreLoading:
-    """A store, filled through its own schema."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of asking one question in one way.
 
-    def __init__(self, place: Path) -> None:
-        place.mkdir()
-        database.create(place)
-        self._connection = database.connect()
-        database.attach(self._connection, place, read_only=False)
-        self._connection.execute(f"USE {database.CATALOGUE}")
+    Attributes
+    ----------
+    answer : Answer or None
+        None where there is none.
+    bare : Answer or None
+        The answer on a connection that was held open.
+    why : str
+        Why there is none; empty where it was broken off at the limit.
+    """
 
-    def take(self, chunk: Chunk) -> None:
-        """Append a chunk."""
-        self._connection.execute("BEGIN")
-        self._connection.register("chunk", chunk.table)
-        self._connection.execute("INSERT INTO executions BY NAME FROM chunk")
-        self._connection.execute("COMMIT")
-        self._connection.unregister("chunk")
-
-    def finish(self) -> float:
-        """Write rollups and watermarks; return the seconds of the rollups."""
-        self._connection.execute(
-            "INSERT INTO watermarks SELECT session, max(seq) + 1 FROM executions GROUP BY session"
-        )
-        start = time.perf_counter()
-        write_rollups(self._connection)
-        rollups = time.perf_counter() - start
-        self._connection.execute("USE memory")
-        self._connection.execute(f"DETACH {database.CATALOGUE}")
-        self._connection.close()
-        return rollups
+    answer: Answer | None
+    bare: Answer | None = None
+    why: str = ""
 
 
-class LiteLoading:
-    """SQLite, built as fast as it allows."""
+@dataclass(slots=True)
+class Table:
+    """What was found so far.
 
-    def __init__(self, path: Path) -> None:
-        self.connection = sqlite3.connect(path, isolation_level=None)
-        for setting in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -1000000"):
-            self.connection.execute(f"PRAGMA {setting}")
-        self.connection.execute(
-            "CREATE TABLE e (ts INTEGER, model TEXT, task TEXT, success INTEGER, latency REAL, "
-            "throughput REAL, quality REAL, peak_memory INTEGER)"
-        )
+    Attributes
+    ----------
+    outcomes : dict of (str, int) to (dict of str to Outcome)
+        By peer and place of the question, the outcome of each way by its label.
+    failures : list of str
+        A sentence for whatever went wrong.
+    """
 
-    def take(self, chunk: Chunk) -> None:
-        """Append a chunk; SQLite takes a NaN for NULL."""
-        columns = [
-            chunk.ts.tolist(),
-            [MODELS[at] for at in chunk.model.tolist()],
-            [TASKS[at] for at in chunk.task.tolist()],
-            chunk.success.tolist(),
-            chunk.latency.tolist(),
-            chunk.throughput.tolist(),
-            chunk.quality.tolist(),
-            chunk.peak_memory.tolist(),
-        ]
-        self.connection.execute("BEGIN")
-        self.connection.executemany(
-            "INSERT INTO e VALUES (?, ?, ?, ?, ?, ?, ?, ?)", zip(*columns, strict=True)
-        )
-        self.connection.execute("COMMIT")
-
-    def finish(self) -> float:
-        """Make the indexes; return the seconds that they took."""
-        start = time.perf_counter()
-        for sql in (
-            "CREATE INDEX by_time ON e (ts)",
-            "CREATE INDEX by_model ON e (model, ts)",
-            "ANALYZE",
-            f"PRAGMA mmap_size = {1 << 40}",
-        ):
-            self.connection.execute(sql)
-        return time.perf_counter() - start
-
-
-class FrameLoading:
-    """A pandas data frame, in columns that are there from the beginning."""
-
-    def __init__(self, rows: int) -> None:
-        self._at = 0
-        self._columns = {
-            "ts": np.empty(rows, np.int64),
-            "model": np.empty(rows, np.int8),
-            "task": np.empty(rows, np.int8),
-            "success": np.empty(rows, np.bool_),
-            "latency": np.empty(rows),
-            "throughput": np.empty(rows),
-            "quality": np.empty(rows),
-            "peak_memory": np.empty(rows, np.int64),
-        }
-
-    def take(self, chunk: Chunk) -> None:
-        """Copy a chunk to its place."""
-        end = self._at + len(chunk.ts)
-        for name, column in self._columns.items():
-            column[self._at : end] = getattr(chunk, name)
-        self._at = end
-
-    def finish(self) -> pd.DataFrame:
-        """Return the data frame."""
-        columns: dict[str, Any] = dict(self._columns)
-        columns["ts"] = columns["ts"].view("datetime64[us]")
-        columns["model"] = pd.Categorical.from_codes(columns["model"], MODELS)
-        columns["task"] = pd.Categorical.from_codes(columns["task"], TASKS)
-        return pd.DataFrame(columns, copy=False)
-
-
-def plain(value: Any) -> Any:
-    """Return a value that compares: a moment as microseconds, a number as Python's own."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    if isinstance(value, datetime):
-        return micros(value)
-    if isinstance(value, date):
-        return (value - date(1970, 1, 1)) // timedelta(days=1) * DAY
-    return value
+    outcomes: dict[tuple[str, int], dict[str, Outcome]] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
 
 
 def check(question: Question, label: str, exact: Rows, other: Rows) -> None:
@@ -207,110 +122,195 @@ def ask(action: Callable[[], Rows], repeat: int) -> Answer:
             break
     warm = times[1:] or times
     wall, cpu = (statistics.median(column) for column in zip(*warm, strict=True))
-    return Answer(rows, wall, cpu)
+    return Answer([tuple(map(plain, row)) for row in rows], wall, cpu)
 
 
-@contextlib.contextmanager
-def held_open(directory: Path) -> Iterator[Callable[[str], Rows]]:
-    """Yield a function that runs SQL on one connection to the file."""
-    connection = database.connect()
+# --- in the process of a peer -------------------------------------------------------------------
+
+
+def interview(
+    pipe: Connection, name: str, place: Path, rows: int, seed: int, repeat: int, limit: float
+) -> None:
+    """Load one peer and ask it everything; send what comes of it as (kind, value)."""
+    peer = PEERS[name](place, limit)
     try:
-        database.attach(connection, directory, read_only=True)
-        connection.execute(f"USE {database.CATALOGUE}")
-        yield lambda sql: connection.execute(sql).fetchall()
+        pipe.send(("note", peer.load(rows, seed, lambda text: pipe.send(("step", text)))))
+        for number, question in enumerate(QUESTIONS):
+            pipe.send(("step", f"{name}: {question.name}"))
+            for label, way, bare in peer.ways(question):
+                outcome = _outcome(way, bare, repeat)
+                pipe.send(("outcome", (number, label, outcome)))
+        peer.close()
+    except TooLargeError as error:
+        pipe.send(("note", str(error)))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the others are still to be asked
+        pipe.send(("failure", f"{name}: {type(error).__name__}: {error}"))
+    pipe.send(("end", None))
+
+
+def _outcome(way: Callable[[], Rows], bare: Callable[[], Rows] | None, repeat: int) -> Outcome:
+    try:
+        return Outcome(ask(way, repeat), ask(bare, repeat) if bare else None)
+    except OverLimitError:
+        return Outcome(None)
+    except Exception as error:  # noqa: BLE001 - one question that fails is no reason to lose the rest
+        return Outcome(None, why=f"{type(error).__name__}: {error}")
+
+
+# --- in the process that prints -----------------------------------------------------------------
+
+
+def listen(name: str, options: argparse.Namespace, place: Path, begin: float, table: Table) -> None:
+    """Ask one peer in a process of its own, and enter what comes of it into the table."""
+    place.mkdir()
+    ears, mouth = multiprocessing.Pipe(duplex=False)
+    child = multiprocessing.get_context("spawn").Process(
+        target=interview,
+        args=(
+            mouth, name, place, options.rows, options.seed, options.repeat, options.limit,
+        ),
+        daemon=True,
+    )  # fmt: skip
+    with spilling_into(place):
+        child.start()
+    mouth.close()
+    ended = False
+    try:
+        with ears:
+            while not ended:
+                kind, value = ears.recv()
+                ended = kind == "end"
+                _enter(kind, value, name, begin, table)
+    except EOFError:
+        child.join()
+        spent = ", as when the memory is spent" if child.exitcode == -signal.SIGKILL else ""
+        table.failures.append(f"{name}: its process ended with {child.exitcode}{spent}")
     finally:
-        connection.close()
+        if not ended:
+            child.kill()
+        child.join()
+    shutil.rmtree(place)
 
 
-def compare(question: Question, store: Store, peers: dict[str, Peer], repeat: int) -> None:
-    """Ask everyone, compare the answers, and print a line for each way of the store."""
-    theirs = {name: ask(lambda peer=peer: peer(question), repeat) for name, peer in peers.items()}  # type: ignore[misc]
-    ours: dict[str, tuple[Answer, Answer | None]] = {}
-    for label, way in question.ours.items():
-        if isinstance(way, str):
-            answer = ask(lambda way=way: store.sql(way).fetchall(), repeat)  # type: ignore[misc]
-            with held_open(store.path) as execute:
-                ours[label] = answer, ask(lambda way=way: execute(way), repeat)  # type: ignore[misc]
-        else:
-            ours[label] = ask(lambda way=way: way(store), repeat), None  # type: ignore[misc]
-    exact = next(iter(theirs.values()), None) or ours[list(ours)[-1]][0]
-    for name, other in theirs.items():
-        check(question, name, exact.rows, other.rows)
-    for label, (answer, _) in ours.items():
-        check(question, label, exact.rows, answer.rows)
-    for number, (label, (answer, bare)) in enumerate(ours.items()):
-        name = f"  {label}" if number else question.name + (f": {label}" if label else "")
-        line = f"{name:60}{answer.wall * 1e3:9.0f}{answer.cpu * 1e3:9.0f}"
-        line += f"{bare.wall * 1e3:9.0f}" if bare else f"{'–':>9}"
-        for peer in theirs.values():
-            line += f"{peer.wall * 1e3:10.0f}{peer.wall / answer.wall:8.1f} ×"
-        print(line, flush=True)
+def _enter(kind: str, value: Any, name: str, begin: float, table: Table) -> None:
+    if kind == "step":
+        print(f"{time.perf_counter() - begin:7.0f} s  {value}", file=sys.stderr, flush=True)
+    elif kind == "note":
+        print(value, flush=True)
+    elif kind == "failure":
+        table.failures.append(value)
+    elif kind == "outcome":
+        number, label, outcome = value
+        table.outcomes.setdefault((name, number), {})[label] = outcome
+        if outcome.why:
+            table.failures.append(f"{name}, {QUESTIONS[number].name}: {outcome.why}")
 
 
-def fits(rows: int) -> bool:
-    """Whether pandas can work on so many rows in the memory that is available."""
-    needed, there = rows * FRAME_BYTES * FRAME_WORK, psutil.virtual_memory().available
-    if needed > there:
-        print(
-            f"pandas is left out: it would take about {format_bytes(int(needed))}, "
-            f"and {format_bytes(there)} are available"
-        )
-    return needed <= there
+def compare(question: Question, found: dict[str, dict[str, Outcome]]) -> str:
+    """Compare all answers to a question; return which were compared with which.
 
-
-def run(place: Path, rows: int, seed: int, repeat: int, *, lite: bool) -> None:
-    """Fill everyone in ``place``, ask them, and print the table."""
-    print(
-        f"{rows:,} executions of a year, seed {seed}; Python {sys.version.split()[0]}, "
-        f"DuckDB {duckdb.__version__}, SQLite {sqlite3.sqlite_version}, pandas {pd.__version__}"
+    Raises
+    ------
+    AssertionError
+        If two differ.
+    """
+    said = {
+        (peer, label): outcome.answer.rows
+        for peer, ways in found.items()
+        for label, outcome in ways.items()
+        if outcome.answer is not None
+    }
+    # The peers count every row. Without them the last way of the store does, if it has several.
+    order = [key for key in said if key[0] != STORE] + [key for key in said if key[0] == STORE][
+        ::-1
+    ]
+    if len(order) < 2:
+        return "not compared with any other"
+    first, *others = order
+    for peer, label in others:
+        check(question, label if peer == STORE else peer, said[first], said[peer, label])
+    names = dict.fromkeys(
+        peer if peer != STORE or first[0] != STORE else f"{label} of the store"
+        for peer, label in others
     )
-    directory = place / "store"
-    mine = StoreLoading(directory)
-    sqlite = LiteLoading(place / "peer.sqlite") if lite else None
-    memory = FrameLoading(rows) if fits(rows) else None
-    targets = [target for target in (mine, sqlite, memory) if target is not None]
-    spent = dict.fromkeys(targets, 0.0)
-    for chunk in chunks(rows, seed, CHUNK):
-        for target in targets:
-            start = time.perf_counter()
-            target.take(chunk)
-            spent[target] += time.perf_counter() - start
-    rollups = mine.finish()
-    size = (directory / database.DATABASE).stat().st_size
+    with_whom = first[0] if first[0] != STORE else f"{first[1]} of the store"
+    return f"{' and '.join(reversed(names))} compared with {with_whom}"
+
+
+def line(name: str, mine: Outcome | None, theirs: list[Outcome | None], limit: float) -> str:
+    """Return one line of the table."""
+    answer = mine.answer if mine else None
+    bare = mine.bare if mine else None
+    text = f"{name:60}"
+    for seconds in (answer and answer.wall, answer and answer.cpu, bare and bare.wall):
+        text += f"{'–':>9}" if seconds is None else f"{seconds * 1e3:9,.0f}"
+    for outcome in theirs:
+        if outcome is None or outcome.why:
+            text += f"{'–':>11}{'':10}"
+            continue
+        sign = "" if outcome.answer else "> "
+        wall = outcome.answer.wall if outcome.answer else limit
+        text += f"{f'{sign}{wall * 1e3:,.0f}':>11}"
+        text += f"{f'{sign}{wall / answer.wall:.1f} ×':>10}" if answer else f"{'':10}"
+    return text.rstrip()
+
+
+def show(table: Table, names: list[str], limit: float) -> None:
+    """Compare the answers, print the times of those that agree, and say what was compared."""
+    peers = [
+        name for name in names if name != STORE and any(key[0] == name for key in table.outcomes)
+    ]
+    header = "".join(f"{name:>11}{'':10}" for name in peers)
+    print(f"{'ms':60}{STORE:>9}{'CPU':>9}{'open':>9}{header}".rstrip())
+    compared: dict[str, list[str]] = {}
+    for number, question in enumerate(QUESTIONS):
+        found = {
+            name: table.outcomes[name, number] for name in names if (name, number) in table.outcomes
+        }
+        if not found:
+            continue
+        try:
+            compared.setdefault(compare(question, found), []).append(question.name)
+        except AssertionError as error:
+            table.failures.append(f"answers differ: {error}")
+            print(f"{question.name:60}answers differ")
+            continue
+        theirs = [found.get(peer, {}).get("") for peer in peers]
+        ours = found.get(STORE, {"": None})
+        for place, (label, outcome) in enumerate(ours.items()):
+            name = f"  {label}" if place else question.name + (f": {label}" if label else "")
+            print(line(name, outcome, theirs, limit))
+    for who, questions in compared.items():
+        every = len(questions) == len(QUESTIONS)
+        print(f"{who}: {'all questions' if every else '; '.join(questions)}")
+    if any(
+        not one.answer and not one.why for ways in table.outcomes.values() for one in ways.values()
+    ):
+        print(f"> is a question broken off after {limit:,.0f} s, whose answer is in no comparison")
+
+
+def run(place: Path, options: argparse.Namespace) -> list[str]:
+    """Fill everyone in ``place``, ask them, and print the table; return what went wrong."""
     print(
-        f"store: {spent[mine]:.0f} s, its rollups {rollups:.0f} s; {format_bytes(size)}, "
-        f"{size / rows:.1f} bytes a row"
+        f"{options.rows:,} executions of a year, seed {options.seed}; "
+        f"Python {sys.version.split()[0]}, DuckDB {duckdb.__version__}, "
+        f"SQLite {sqlite3.sqlite_version}, pandas {pd.__version__}",
+        flush=True,
     )
-    peers: dict[str, Peer] = {}
-    with contextlib.ExitStack() as stack:
-        if sqlite is not None:
-            connection = stack.enter_context(contextlib.closing(sqlite.connection))
-            indexes = sqlite.finish()
-            size = (place / "peer.sqlite").stat().st_size
-            print(
-                f"SQLite: {spent[sqlite]:.0f} s, its indexes {indexes:.0f} s; "
-                f"{format_bytes(size)}, {size / rows:.1f} bytes a row, of 8 columns"
-            )
-            peers["SQLite"] = lambda question: connection.execute(question.lite).fetchall()
-        if memory is not None:
-            frame = memory.finish()
-            size = int(frame.memory_usage().sum())
-            kept = place / "peer.parquet"
-            frame.to_parquet(kept)
-            start = time.perf_counter()
-            pd.read_parquet(kept)
-            again = time.perf_counter() - start
-            print(
-                f"pandas: {format_bytes(size)} of memory, {size / rows:.1f} bytes a row, of 8 "
-                f"columns; to read them again from Parquet takes {again:.1f} s"
-            )
-            peers["pandas"] = lambda question: question.frame(frame)
-        with Store(directory, ingest=False) as store:
-            header = "".join(f"{name:>10}{'':10}" for name in peers)
-            print(f"{'ms':60}{'store':>9}{'CPU':>9}{'open':>9}{header}")
-            for question in QUESTIONS:
-                compare(question, store, peers, repeat)
-            assert not store.problems, store.problems
+    names = [name for name in PEERS if name not in options.without]
+    table = Table()
+    begin = time.perf_counter()
+    try:
+        for name in names:
+            listen(name, options, place / name, begin, table)
+    finally:
+        # Whoever stops it after half an hour shall have what there is.
+        if table.outcomes:
+            show(table, names, options.limit)
+        for failure in table.failures:
+            print(failure, file=sys.stderr)
+    print(f"{time.perf_counter() - begin:.0f} s in all")
+    return table.failures
 
 
 def main() -> None:
@@ -319,11 +319,18 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=5, help="warm runs of each question")
-    parser.add_argument("--no-sqlite", action="store_true", help="it takes longest to build")
+    parser.add_argument(
+        "--limit", type=float, default=LIMIT, help="of SQLite and pandas for one question (s)"
+    )
+    parser.add_argument(
+        "--without", action="append", default=[], choices=[name for name in PEERS if name != STORE],
+        help="leave one out; SQLite takes longest to build",
+    )  # fmt: skip
     parser.add_argument("--directory", type=Path, help="on the disk that counts")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.directory) as name:
-        run(Path(name), options.rows, options.seed, options.repeat, lite=not options.no_sqlite)
+        failures = run(Path(name), options)
+    sys.exit(1 if failures else 0)
 
 
 if __name__ == "__main__":
