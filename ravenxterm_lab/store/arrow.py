@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import pyarrow as pa
     from numpy.typing import NDArray
 
@@ -35,6 +37,9 @@ _NUMBERS = {
     "BOOLEAN": "?",
     "TIMESTAMP": "i8",
 }
+
+#: Columns of at most so many different strings are remembered.
+_FEW_LABELS = 64
 
 
 @functools.cache
@@ -125,8 +130,16 @@ def dictionary(values: list[str | None], index: NDArray[np.integer[Any]]) -> pa.
     buffers = [_validity(valid), pa.py_buffer(indices)]
     return pa.DictionaryArray.from_arrays(
         pa.Array.from_buffers(pa.int32(), len(indices), buffers),
-        _strings([value or "" for value in values]),
+        _labels(tuple(values)) if len(values) <= _FEW_LABELS else _filled(values),
     )
+
+
+def _filled(values: Iterable[str | None]) -> pa.Array:
+    return _strings([value or "" for value in values])
+
+
+# The same few come again and again: the models, the devices, the sessions.
+_labels = functools.lru_cache(maxsize=256)(_filled)
 
 
 def constant(value: str, count: int) -> pa.Array:

@@ -42,7 +42,11 @@ _FEW = 8192
 def select_list(table: str) -> str:
     """Return the SQL that turns the Arrow columns of ``table`` into those of the schema."""
     columns = ROLLUPS[table] if table in ROLLUPS else TABLES[table].all_columns
-    return ", ".join(f'"{name}"::{sql} AS "{name}"' for name, sql in columns.items())
+    # Arrow has every type but this one; each cast takes time whenever a view is bound.
+    return ", ".join(
+        f'"{name}"::JSON AS "{name}"' if sql == "JSON" else f'"{name}"'
+        for name, sql in columns.items()
+    )
 
 
 def decode(batches: Iterable[Rows]) -> dict[str, pa.Table]:
@@ -70,7 +74,11 @@ def decode(batches: Iterable[Rows]) -> dict[str, pa.Table]:
             if name is not None:
                 parts.setdefault(name, []).append(_table(name, rows, np.flatnonzero(kinds == kind)))
         parts.setdefault("messages", []).extend(_damage(one) for one in group if one.damaged)
-    return {name: pa.concat_tables(tables) for name, tables in parts.items() if tables}
+    return {
+        name: tables[0] if len(tables) == 1 else pa.concat_tables(tables)
+        for name, tables in parts.items()
+        if tables
+    }
 
 
 def _groups(batches: Iterable[Rows]) -> Iterator[list[Rows]]:

@@ -198,12 +198,20 @@ class Sidecar:
     """A sidecar read in windows; it may be missing, and may be shorter than it should.
 
     It is opened when something is first read from it.
+
+    Parameters
+    ----------
+    segment : Path
+        The file of slots.
+    suffix : str
+        That of the sidecar.
     """
 
     _WINDOW = 1 << 20
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, segment: Path, suffix: str) -> None:
+        self._segment = segment
+        self._suffix = suffix
         self._start = 0
         self._window = b""
         self._fd: int | None = None
@@ -219,7 +227,8 @@ class Sidecar:
         """Return the descriptor, -1 when there is no such file."""
         if self._fd is None:
             try:
-                self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+                path = self._segment.with_suffix(self._suffix)
+                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 self._fd = -1
         return self._fd

@@ -156,7 +156,7 @@ class SegmentFile:
             return Rows(self.session, slots, contexts, (), {}, (), first)
         valid = np.ones(count, dtype=bool)
         valid[list(damaged)] = False
-        with Sidecar(self.path.with_suffix(".ext")) as extras:
+        with Sidecar(self.path, ".ext") as extras:
             payloads = Payloads(slots, valid, extras)
             for index in np.flatnonzero(payloads.intact != valid).tolist():
                 # On machines that reorder stores, the checksum may be seen before the rest.
@@ -191,10 +191,14 @@ class SegmentFile:
 
         The first ``step`` slots are looked at first, then ever more of them at once.
         """
-        slots = np.empty(max(min(limit, CAPACITY - start), 0), dtype=SLOT)
+        most = max(min(limit, CAPACITY - start), 0)
+        slots = np.empty(min(step, most), dtype=SLOT)
         have = 0
-        while have < len(slots):
-            part = self._slots(start + have, min(step, len(slots) - have))
+        while have < most:
+            part = self._slots(start + have, min(step, most - have))
+            if have + len(part) > len(slots):
+                slots, few = np.empty(most, dtype=SLOT), slots
+                slots[:have] = few[:have]
             slots[have : have + len(part)] = part
             have += len(part)
             # Slots are written in order; one that is damaged is no end.
@@ -237,7 +241,7 @@ class SegmentFile:
         ]
         if not new:
             return
-        with Sidecar(self.path.with_suffix(".str")) as strings:
+        with Sidecar(self.path, ".str") as strings:
             for entry in new:
                 context = strings.context(entry)
                 if context is not None:
