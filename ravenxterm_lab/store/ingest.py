@@ -38,7 +38,7 @@ __all__ = ["CROWDED", "PASS_LIMIT", "Ingester", "Pass"]
 PASS_LIMIT = 4 * database.ROW_GROUP
 _LEAST = database.ROW_GROUP
 _FIRST = 2 * database.ROW_GROUP
-#: A second one halves the time for which a pass holds the database.
+#: Where there is more than one group of rows, a second one halves the time of a pass.
 _THREADS = 2
 #: How long a pass ought to hold the database (s): queries wait meanwhile.
 _HOLD = 0.1
@@ -302,6 +302,8 @@ class Ingester:
                     self._watermarks = before
                     self._known.clear()
                     return 0.0
+                threads = _THREADS if batch.rows > database.ROW_GROUP else 1
+                connection.execute(f"SET threads = {threads}")
                 connection.execute("BEGIN")
                 for name in tables:
                     target, columns = f"{database.CATALOGUE}.{name}", select_list(name)
@@ -343,7 +345,7 @@ class Ingester:
 
     def _connected(self) -> duckdb.DuckDBPyConnection:
         if self._connection is None:
-            self._connection = database.connect(threads=_THREADS)
+            self._connection = database.connect(threads=1)
         return self._connection
 
     def _remove_consumed(self, work: list[Work]) -> None:
