@@ -85,13 +85,10 @@ def _groups(batches: Iterable[Rows]) -> Iterator[list[Rows]]:
     """Put small batches together: a few rows take hardly less time than a thousand."""
     group: list[Rows] = []
     for rows in batches:
-        if len(rows.slots) > _FEW:
-            yield [rows]
-        else:
-            group.append(rows)
-            if sum(len(one.slots) for one in group) > _FEW:
-                yield group
-                group = []
+        if sum(len(one.slots) for one in group) + len(rows.slots) > _FEW and group:
+            yield group
+            group = []
+        group.append(rows)
     if group:
         yield group
 

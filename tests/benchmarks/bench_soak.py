@@ -3,10 +3,15 @@
 Usage: ``python tests/benchmarks/bench_soak.py [--rate N] [--seconds S] [--writers N] …``.
 
 First the readers ask a store that nobody writes to, then the same readers ask it while the
-writers record at ``--rate`` rows/s each, with the threads that ingest. Every writer counts what
+writers record at ``--rate`` rows/s each, with the threads that ingest, and at last they ask it
+again when all is ingested and nobody writes. The table grows under load, and a query takes
+longer over more rows: the median under load is therefore compared with the one before, which
+counts the growth as well, and with the mean of those before and after, which is what an idle
+store of the size that it had on the way would take. Every writer counts what
 `record_execution` returned from. The time of a query is that of the whole call, waits for the
 gate included. The exit code is 1 if a row was lost or doubled, or any process met an error or a
-problem. 10,000 rows/s: ``--rate 2500``; 100,000 rows/s: ``--rate 25000``.
+problem. Without options: 10,000 rows/s on a store of 200,000; 100,000 rows/s:
+``--rate 25000``.
 """
 
 from __future__ import annotations
@@ -124,14 +129,14 @@ def show_queries(label: str, found: list[Any]) -> float:
     median, late = statistics.median(times), times[int(0.95 * (len(times) - 1))]
     spent = sum(result[2] for result in readers)
     print(
-        f"{label:8}{len(times):9,} queries, p50 {median:.1f} ms, p95 {late:.1f} ms, "
+        f"{label:12}{len(times):9,} queries, p50 {median:.1f} ms, p95 {late:.1f} ms, "
         f"{spent:.1f} CPU s"
     )
     return median
 
 
 def main() -> int:
-    """Print the figures of both phases, and what was lost."""
+    """Print the figures of the phases, and what was lost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rate", type=int, default=2_500, help="rows/s of each writer")
     parser.add_argument("--seconds", type=float, default=20.0)
@@ -145,16 +150,23 @@ def main() -> int:
 
 
 def run(place: Path, options: argparse.Namespace) -> int:
-    """Run both phases in ``place``."""
+    """Run the phases in ``place``."""
     with Store(place, ingest=False) as store:
         for number in range(options.rows):
             record(store, number)
         store.ingest_now()
-    idle = phase(place, options, 0, min(options.seconds, 5.0))
-    base = show_queries("idle", idle)
+    calm = min(options.seconds, 5.0)
+    idle = phase(place, options, 0, calm)
+    before = show_queries("idle before", idle)
     load = phase(place, options, options.writers, options.seconds)
     loaded = show_queries("loaded", load)
-    print(f"p50 loaded / idle: {loaded / base:.2f}")
+    with Store(place, ingest=False) as store:
+        store.ingest_now()
+    rest = phase(place, options, 0, calm)
+    after = show_queries("idle after", rest)
+    mean = (before + after) / 2
+    print(f"p50 loaded / p50 idle before: {loaded / before:.2f} (interference and growth)")
+    print(f"p50 loaded / mean of idle before and after: {loaded / mean:.2f} (interference)")
     writers = [result for result in load if result[0] == "writer"]
     recorded = options.rows + sum(result[1] for result in writers)
     rate = sum(result[1] / result[2] for result in writers)
@@ -169,12 +181,11 @@ def run(place: Path, options: argparse.Namespace) -> int:
             f"in {len(held)} passes ({len(passes) - len(held)} more had nothing to write)"
         )
     with Store(place, ingest=False) as store:
-        store.ingest_now()
         [(rows, distinct)] = store.sql(
             "SELECT count(*), count(DISTINCT (session, seq)) FROM executions"
         ).fetchall()
         whole = store.check()
-    problems = [text for result in idle + load for text in result[-1]]
+    problems = [text for result in idle + load + rest for text in result[-1]]
     print(f"{recorded - distinct} lost, {rows - distinct} twice, {len(problems)} errors")
     print("the audit finds the store " + ("whole" if whole.ok else f"damaged: {whole}"))
     for text in problems[:10]:
