@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import pyarrow as pa
     from numpy.typing import NDArray
 
 __all__ = [
     "constant",
+    "dictionaries",
     "dictionary",
     "fixed",
     "lists",
@@ -118,20 +119,33 @@ def nulls(sql: str, count: int) -> pa.Array:
     return pa.nulls(count, _arrow_type(sql))
 
 
-def dictionary(values: list[str | None], index: NDArray[np.integer[Any]]) -> pa.Array:
-    """Build a column of strings that repeat: row ``i`` is ``values[index[i]]``."""
+def dictionaries(
+    columns: Iterable[Sequence[str | None]], index: NDArray[np.integer[Any]]
+) -> list[pa.Array]:
+    """Build columns of strings that repeat: row ``i`` of each is ``values[index[i]]``."""
     import pyarrow as pa
 
     indices = np.ascontiguousarray(index, dtype="i4")
-    valid = None
-    if None in values:
-        # A NULL among the values becomes a NULL of the index, which every reader understands.
-        valid = np.array([value is not None for value in values], dtype=bool)[indices]
-    buffers = [_validity(valid), pa.py_buffer(indices)]
-    return pa.DictionaryArray.from_arrays(
-        pa.Array.from_buffers(pa.int32(), len(indices), buffers),
-        _labels(tuple(values)) if len(values) <= _FEW_LABELS else _filled(values),
-    )
+    buffer = pa.py_buffer(indices)
+    whole = pa.Array.from_buffers(pa.int32(), len(indices), [None, buffer])
+    found = []
+    for values in columns:
+        numbers = whole
+        if None in values:
+            # A NULL among the values becomes a NULL of the index, which every reader
+            # understands.
+            valid = np.array([value is not None for value in values], dtype=bool)[indices]
+            buffers = [_validity(valid), buffer]
+            numbers = pa.Array.from_buffers(pa.int32(), len(indices), buffers)
+        labels = _labels(tuple(values)) if len(values) <= _FEW_LABELS else _filled(values)
+        found.append(pa.DictionaryArray.from_arrays(numbers, labels))
+    return found
+
+
+def dictionary(values: Sequence[str | None], index: NDArray[np.integer[Any]]) -> pa.Array:
+    """Build a column of strings that repeat: row ``i`` is ``values[index[i]]``."""
+    [array] = dictionaries([values], index)
+    return array
 
 
 def _filled(values: Iterable[str | None]) -> pa.Array:

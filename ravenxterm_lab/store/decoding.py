@@ -10,6 +10,7 @@ import numpy as np
 
 from ravenxterm_lab.store.arrow import (
     constant,
+    dictionaries,
     dictionary,
     fixed,
     merged,
@@ -236,11 +237,9 @@ def _context_columns(
             for entry in here.tolist()
         ]
         codes[start:stop] = np.array(known, dtype="i4")[inverse]
-    columns = {
-        column: dictionary([context[i] for context in number], codes)
-        for i, column in enumerate(CONTEXT)
-        if column != "external"
-    }
+    names = [column for column in CONTEXT if column != "external"]
+    values = ([context[CONTEXT.index(name)] for context in number] for name in names)
+    columns = dict(zip(names, dictionaries(values, codes), strict=True))
     external = np.array([context[CONTEXT.index("external")] for context in number], dtype=bool)
     columns["external"] = fixed(external[codes], "BOOLEAN")
     return columns

@@ -253,16 +253,17 @@ class SegmentFile:
 
 def list_segments(spool: Path) -> list[SegmentFile]:
     """Return the segments of a spool, ordered by session and sequence."""
-    found: list[tuple[str, int, Path]] = []
     try:
-        entries = [path for path in spool.iterdir() if path.suffix == ".rec"]
+        with os.scandir(spool) as entries:
+            names = [entry.name for entry in entries]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    for path in entries:
-        session, dash, first = path.stem.rpartition("-")
-        if dash and first.isascii() and first.isdigit():
-            found.append((session, int(first), path))
-    return [SegmentFile(path, session, first_seq) for session, first_seq, path in sorted(found)]
+    found: list[tuple[str, int, str]] = []
+    for name in names:
+        session, dash, first = name.removesuffix(".rec").rpartition("-")
+        if name.endswith(".rec") and dash and first.isascii() and first.isdigit():
+            found.append((session, int(first), name))
+    return [SegmentFile(spool / name, session, first) for session, first, name in sorted(found)]
 
 
 def unreadable(path: Path, error: OSError | StoreError) -> str:
