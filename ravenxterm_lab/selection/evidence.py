@@ -21,27 +21,17 @@ SPEED_HALF_LIFE_DAYS = 14.0
 # every choice: a history of 10 million executions is some thousand rows. An hour counts as a whole,
 # with the age of its middle, so that a weight is off by at most half an hour's decay: 0.11 %.
 # Quality belongs to the model, so it is not tied to the hardware; speed, memory and failures are.
-# A thumb up or down arrives late: it shifts the sum by what it replaces, the latest one counts, and
-# joined by session and number it prunes the scan for what it replaces. Memory depends on the
-# engine's settings (the context above all), so a peak holds for them only.
+# A thumb up or down arrives late: it shifts the sum by what it replaces, and the latest one counts.
+# Memory depends on the engine's settings (the context above all), so a peak holds for them only.
 _EVIDENCE_SQL = """
-WITH judged AS (
+WITH corrections AS (
     SELECT
-        split_part(execution, ':', 1) AS session,
-        split_part(execution, ':', 2)::UBIGINT AS seq,
-        arg_max(quality, ts) AS quality
-    FROM feedback
-    WHERE quality IS NOT NULL AND regexp_full_match(execution, '[^:]+:[1-9][0-9]{0,18}')
-    GROUP BY execution
-), corrections AS (
-    SELECT
-        coalesce(e.fingerprint, e.model) AS model_key,
-        e.task,
-        sum(j.quality - coalesce(e.quality, 0)) AS shift,
-        count(*) FILTER (e.quality IS NULL) AS added
-    FROM executions e
-    JOIN judged j ON j.session = e.session AND j.seq = e.seq
-    WHERE e.task IS NOT NULL AND coalesce(e.extra->>'failure', '') <> $interrupted
+        coalesce(fingerprint, model) AS model_key,
+        task,
+        sum(judged - coalesce(measured, 0)) AS shift,
+        count(*) FILTER (measured IS NULL) AS added
+    FROM judgements
+    WHERE task IS NOT NULL
     GROUP BY ALL
 ), hours AS (
     SELECT
@@ -170,7 +160,6 @@ class Evidence:
                 "hardware": hardware,
                 "now": now,
                 "half_life": SPEED_HALF_LIFE_DAYS,
-                "interrupted": INTERRUPTED,
             },
         ).fetchall()
         cells, peaks, waits = {}, {}, {}

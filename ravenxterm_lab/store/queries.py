@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["ROWS_OF", "VIEWS", "check_statement", "names_rollups", "one_line"]
 
 #: The views of ``views.sql``.
-VIEWS = ("catalogue", "hardware", "hourly", "last_24h", "model_stats")
+VIEWS = ("catalogue", "hardware", "hourly", "judgements", "last_24h", "model_stats")
 
 #: Tables whose rows a view shows as they are, and that view.
 ROWS_OF = {"executions": "last_24h", "hardware_samples": "hardware", "models": "catalogue"}

@@ -21,6 +21,24 @@ SELECT
 FROM execution_hours
 GROUP BY ALL;
 
+-- By session and number, which prune the scan of the executions; as one text they do not.
+CREATE OR REPLACE VIEW judgements AS
+SELECT
+    e.session, e.seq, e.model, e.fingerprint, e.task,
+    e.quality AS measured, j.quality AS judged, j.ts
+FROM executions AS e
+JOIN (
+    SELECT
+        split_part(execution, ':', 1) AS session,
+        split_part(execution, ':', 2)::UBIGINT AS seq,
+        arg_max(quality, ts) AS quality,
+        max(ts) AS ts
+    FROM feedback
+    WHERE quality IS NOT NULL AND regexp_full_match(execution, '[^:]+:[1-9][0-9]{0,18}')
+    GROUP BY execution
+) AS j ON j.session = e.session AND j.seq = e.seq
+WHERE coalesce(e.extra->>'failure', '') <> 'interrupted';
+
 -- From the rollups: counts and means are exact. A quantile is exact as long as the values are
 -- kept (fewer than 1,000 runs of model and task); above that it lies within the bucket of the
 -- value at its rank, less than 2 % away from it.
@@ -40,24 +58,13 @@ WITH sums AS (
         max(last_run) AS last_run
     FROM execution_hours
     GROUP BY model, task
-), judged AS (
-    -- By session and number, which prune the scan of the executions; as one text they do not.
-    SELECT
-        split_part(execution, ':', 1) AS session,
-        split_part(execution, ':', 2)::UBIGINT AS seq,
-        arg_max(quality, ts) AS quality
-    FROM feedback
-    WHERE quality IS NOT NULL AND regexp_full_match(execution, '[^:]+:[1-9][0-9]{0,18}')
-    GROUP BY execution
 ), corrections AS (
     SELECT
-        e.model, e.task,
-        sum(j.quality - coalesce(e.quality, 0)) AS quality_shift,
-        count(*) FILTER (e.quality IS NULL) AS newly_judged
-    FROM executions AS e
-    JOIN judged AS j ON j.session = e.session AND j.seq = e.seq
-    WHERE coalesce(e.extra->>'failure', '') <> 'interrupted'
-    GROUP BY e.model, e.task
+        model, task,
+        sum(judged - coalesce(measured, 0)) AS quality_shift,
+        count(*) FILTER (measured IS NULL) AS newly_judged
+    FROM judgements
+    GROUP BY model, task
 ), items AS (
     SELECT
         model, task, quantity,
@@ -151,6 +158,17 @@ COMMENT ON COLUMN hourly.quality_mean IS
 COMMENT ON COLUMN hourly.peak_memory_max IS 'Largest peak memory (bytes).';
 COMMENT ON COLUMN hourly.energy IS 'Energy used (J).';
 COMMENT ON COLUMN hourly.last_run IS 'Latest execution (UTC).';
+COMMENT ON VIEW judgements IS
+    'The latest feedback with a quality on each execution, interrupted ones left out.';
+COMMENT ON COLUMN judgements.session IS 'The process that recorded the execution.';
+COMMENT ON COLUMN judgements.seq IS 'Number of the execution within its session.';
+COMMENT ON COLUMN judgements.model IS 'Name of the model in its registry.';
+COMMENT ON COLUMN judgements.fingerprint IS
+    'Identity of the model, stable over a move or rename.';
+COMMENT ON COLUMN judgements.task IS 'Task, such as text_generation.';
+COMMENT ON COLUMN judgements.measured IS 'Quality as measured by the caller (0-1).';
+COMMENT ON COLUMN judgements.judged IS 'Quality as judged, which replaces it (0-1).';
+COMMENT ON COLUMN judgements.ts IS 'When it was judged (UTC, microseconds).';
 COMMENT ON VIEW model_stats IS
     'Per model and task: runs, successes, and the latency and throughput of the successful runs.';
 COMMENT ON COLUMN model_stats.model IS 'Name of the model in its registry.';
