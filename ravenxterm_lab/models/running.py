@@ -15,7 +15,7 @@ from ravenxterm_lab.exceptions import (
     RuntimeFailureError,
 )
 from ravenxterm_lab.hardware import take_sample
-from ravenxterm_lab.selection.evidence import INTERRUPTED
+from ravenxterm_lab.store.schema import INTERRUPTED
 from ravenxterm_lab.tables import Card, Displayed, Table
 from ravenxterm_lab.units import format_bytes, format_rate, format_seconds
 

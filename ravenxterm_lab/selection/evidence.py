@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ravenxterm_lab.store.schema import INTERRUPTED
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ravenxterm_lab.store import Store
 
-__all__ = ["INTERRUPTED", "CellEvidence", "Evidence"]
+__all__ = ["CellEvidence", "Evidence"]
 
 #: Days after which a speed measurement counts half; machines and drivers change.
 SPEED_HALF_LIFE_DAYS = 14.0
