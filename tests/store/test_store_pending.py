@@ -161,6 +161,21 @@ def test_many_small_readings_end_in_few_chunks(tmp_path):
     assert table.column(0).num_chunks <= 18
 
 
+def test_what_is_kept_from_one_query_to_the_next_is_bounded(tmp_path):
+    """Beyond half a million events they are decoded anew, and all are there again."""
+    pending = Pending()
+    with Store(tmp_path, ingest=False) as store:
+        run(store, 1000)
+        first = pending.collect(segments(tmp_path), {})
+        assert pending.collect(segments(tmp_path), {}).tables is first.tables
+        run(store, 500_000)
+        many = pending.collect(segments(tmp_path), {})
+        again = pending.collect(segments(tmp_path), {})
+    assert many.events == again.events == 501_000
+    assert many.tables is not again.tables
+    assert again.tables["executions"].num_rows == 501_000
+
+
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 127, 128, 129, 575, 576, 577, 5000, 10_000])
 def test_any_number_of_new_events_is_read_at_once(tmp_path, count):
     """The glance at a segment goes on for as long as there is something."""
