@@ -192,7 +192,7 @@ class SegmentFile:
         The first ``step`` slots are looked at first, then ever more of them at once.
         """
         most = max(min(limit, CAPACITY - start), 0)
-        slots = np.empty(min(step, most), dtype=SLOT)
+        slots = np.empty(most if step == _CHUNK else min(step, most), dtype=SLOT)
         have = 0
         while have < most:
             part = self._slots(start + have, min(step, most - have))
