@@ -15,6 +15,7 @@ nothing of us still catches the right thing::
     ├── RuntimeFailureError       (RuntimeError)   a load or a run failed; ``kind`` classifies it
     ├── StoreError                (RuntimeError)   the metric store cannot be written or read
     │   └── StoreVersionError                      it was made by a newer version of this package
+    ├── TrashError                (RuntimeError)   files cannot be moved to or from the trash
     └── QueryError                (ValueError)     a SQL query is not one read-only statement
 """
 
@@ -41,6 +42,7 @@ __all__ = [
     "RuntimeFailureError",
     "StoreError",
     "StoreVersionError",
+    "TrashError",
     "UnknownModelError",
     "did_you_mean",
 ]
@@ -131,6 +133,14 @@ class StoreError(RavenXTermError, RuntimeError):
 
 class StoreVersionError(StoreError):
     """The store was made by a newer version of this package and was left untouched."""
+
+
+class TrashError(RavenXTermError, RuntimeError):
+    """A model cannot be moved to the trash, out of it, or emptied; the message says what is left.
+
+    Whatever was moved before the error is back in its place, unless the message names the id
+    that ``restore`` takes.
+    """
 
 
 class QueryError(RavenXTermError, ValueError):

@@ -14,12 +14,17 @@ from ravenxterm_lab.readers.dispatch import SUFFIXES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Folder", "list_folder", "walk"]
+__all__ = ["TRASH", "UNFINISHED", "Folder", "list_folder", "walk"]
 
 _DEPTH = 40
 _FOLDERS = 500_000
-_NEVER = frozenset({".git", "__pycache__", "node_modules", ".ipynb_checkpoints", ".no_exist"})
-_UNFINISHED = frozenset(
+#: The directory beside a store that trashed models wait in.
+TRASH = ".ravenxterm-trash"
+_NEVER = frozenset(
+    {".git", "__pycache__", "node_modules", ".ipynb_checkpoints", ".no_exist", TRASH}
+)
+#: Suffixes of downloads that are not finished.
+UNFINISHED = frozenset(
     {".incomplete", ".part", ".crdownload", ".aria2", ".download", ".downloadinprogress"}
 )
 
@@ -119,7 +124,7 @@ def _add(folder: Folder, entry: os.DirEntry[str], source: str) -> None:
     else:
         if stat.S_ISREG(status.st_mode):
             folder.files[entry.name] = status
-            if suffix in _UNFINISHED:
+            if suffix in UNFINISHED:
                 reason = "a download that is not finished; it was not read"
         elif stat.S_ISDIR(status.st_mode):
             if entry.name not in _NEVER:
