@@ -100,6 +100,8 @@ def connect(threads: int | None = None) -> duckdb.DuckDBPyConnection:
         try:
             connection = duckdb.connect(":memory:", config=config)
             connection.execute("SET TimeZone = 'UTC'")
+            # On by itself in a notebook, and printed from any thread, that of the ingest too.
+            connection.execute("SET enable_progress_bar = false")
         except duckdb.Error as error:
             raise StoreError(
                 f"DuckDB cannot start ({reason(error)}); nothing is lost. Raise the limit of "

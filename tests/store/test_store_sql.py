@@ -1,6 +1,8 @@
 """Queries: what they see, what they may do, and how their results show themselves."""
 
 import datetime as dt
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -304,3 +306,15 @@ def test_the_tables_listed_are_those_for_people(filled):
         *ROLLUPS,
         *VIEWS,
     }
+
+
+def test_no_query_prints_how_far_it_is():
+    """DuckDB shows a bar wherever there is no script, as in a kernel; not for our connections."""
+    code = """
+import duckdb
+from ravenxterm_lab.store import database
+for connection in (duckdb.connect(), database.connect()):
+    print(connection.execute("SELECT current_setting('enable_progress_bar')").fetchall())
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines() == ["[(True,)]", "[(False,)]"]
