@@ -61,8 +61,6 @@ class Desk:
     """
 
     def __init__(self, directory: Path) -> None:
-        from ravenxterm_lab.store.decoding import select_list
-
         self._directory = directory
         self.pending = Pending()
         self.connection = database.connect()
@@ -73,14 +71,12 @@ class Desk:
         execute = self.connection.execute
         execute(f"ATTACH ':memory:' AS {_WAITING}")
         self.attach(present=False)
+        self._comments = self._read_comments()
         for name in _SHOWN:
-            source = f"{database.CATALOGUE}.{name}"
-            execute(f"CREATE TABLE {_WAITING}.no_{name} AS FROM {source} LIMIT 0")
-            execute(f"CREATE VIEW {_WAITING}.{name} AS FROM {_WAITING}.no_{name}")
-            waiting = f"SELECT {select_list(name)} FROM {_WAITING}.{name}"  # noqa: S608 - our own names
-            execute(f"CREATE VIEW {name} AS FROM {source} UNION ALL BY NAME {waiting}")
+            self._present(name, united=False)
         execute(database.views(outside=True))
-        self._describe()
+        execute(database.view_comments())
+        execute(";".join(self._comments[view] for view in ROWS_OF.values()))
         database.confine(self.connection, directory)
 
     def attach(self, *, present: bool) -> bool:
@@ -137,16 +133,29 @@ class Desk:
     def show(self, tables: Mapping[str, pa.Table]) -> None:
         """Let the views unite the database with the rows that wait."""
         for name in self._shelves.keys() - tables.keys():
-            self.connection.execute(
-                f"CREATE OR REPLACE VIEW {_WAITING}.{name} AS FROM {_WAITING}.no_{name}"
-            )
+            self._present(name, united=False)
+            self.connection.execute(f"DROP VIEW {_WAITING}.{name}")
             del self._shelves[name], self._relations[name]
         for name, table in tables.items():
             shelf = self._shelves.get(name)
             if shelf is None or not shelf.schema.equals(table.schema):
-                shelf = _Shelf(table)
-                self._put_up(name, shelf)
+                self._put_up(name, _Shelf(table))
+                if shelf is None:
+                    self._present(name, united=True)
+                shelf = self._shelves[name]
             shelf.table = table
+
+    def _present(self, name: str, *, united: bool) -> None:
+        """Make the view of one table, with the rows on its shelf or without."""
+        from ravenxterm_lab.store.decoding import select_list
+
+        query = f"FROM {database.CATALOGUE}.{name}"
+        # Without need it costs: a table alone is counted, or sorted for the latest rows,
+        # without a look at all its columns.
+        if united:
+            waiting = f"SELECT {select_list(name)} FROM {_WAITING}.{name}"  # noqa: S608 - our own names
+            query = f"{query} UNION ALL BY NAME {waiting}"
+        self.connection.execute(f"CREATE OR REPLACE VIEW {name} AS {query}; {self._comments[name]}")
 
     def _put_up(self, name: str, shelf: _Shelf) -> None:
         self.connection.execute(f"USE {_WAITING}")
@@ -163,12 +172,12 @@ class Desk:
         self._relations.clear()
         self.connection.close()
 
-    def _describe(self) -> None:
-        """Give the views over the tables the comments of the tables, and the others their own."""
+    def _read_comments(self) -> dict[str, str]:
+        """Return the SQL that gives each view, by name, the comments of its table."""
         execute = self.connection.execute
-        execute(database.view_comments())
         of_tables = execute(
-            "SELECT table_name, comment FROM duckdb_tables() WHERE database_name = ?",
+            "SELECT table_name, comment FROM duckdb_tables() "
+            "WHERE database_name = ? AND comment IS NOT NULL",
             [database.CATALOGUE],
         ).fetchall()
         of_columns = execute(
@@ -176,15 +185,13 @@ class Desk:
             "WHERE database_name = ? AND comment IS NOT NULL",
             [database.CATALOGUE],
         ).fetchall()
-        statements = [
-            f"COMMENT ON VIEW {table} IS {database.literal(comment)}"
-            for table, comment in of_tables
-            if table in _SHOWN and comment
-        ]
-        statements += [
-            f'COMMENT ON COLUMN {view}."{column}" IS {database.literal(comment)}'
-            for table, column, comment in of_columns
-            for view in (table, ROWS_OF.get(table))
-            if table in _SHOWN and view is not None
-        ]
-        execute(";".join(statements))
+        found: dict[str, list[str]] = {name: [] for name in (*_SHOWN, *ROWS_OF.values())}
+        for name, comment in of_tables:
+            if name in _SHOWN:
+                found[name].append(f"COMMENT ON VIEW {name} IS {database.literal(comment)}")
+        for name, column, comment in of_columns:
+            for view in (name, ROWS_OF.get(name)) if name in _SHOWN else ():
+                if view is not None:
+                    text = database.literal(comment)
+                    found[view].append(f'COMMENT ON COLUMN {view}."{column}" IS {text}')
+        return {name: "; ".join(statements) for name, statements in found.items()}
