@@ -184,6 +184,22 @@ def test_every_table_view_and_column_is_documented(filled):
     assert "(W)" in units["hardware_samples", "gpu_power"]
 
 
+def test_the_comments_stay_whether_rows_wait_or_not(store):
+    """The views are made anew when rows begin to wait, and when none do any more."""
+    query = (
+        "SELECT count(*) FROM duckdb_columns() "
+        "WHERE database_name = 'memory' AND table_name = 'executions' AND comment <> ''"
+    )
+    columns = len(TABLES["executions"].all_columns)
+    for _ in range(2):
+        assert store.sql(query).fetchall() == [(columns,)]
+        store.record_execution(model="m", metrics={})
+        assert store.sql(query).fetchall() == [(columns,)]
+        [(rows,)] = store.sql("SELECT count(*) FROM executions").fetchall()
+        store.ingest_now()
+        assert store.sql("SELECT count(*) FROM executions").fetchall() == [(rows,)]
+
+
 def test_model_stats_sums_up_runs_and_prefers_feedback(store):
     """Statistics are per model and task; the latest feedback replaces a measured quality."""
     first = store.record_execution(
