@@ -124,7 +124,8 @@ class ModelMetadata:
     companions : tuple of Path
         Files that belong to it: tokenizer, projector, adapter.
     duplicates : tuple of Path
-        Other places that hold the same bytes.
+        Every other path to the same bytes: all files of all other places. ``size_bytes`` counts
+        them once; copies among them take as much again, hard and symbolic links nothing.
     problems : tuple of str
         What is wrong with it, such as a missing shard; a model with problems is never chosen.
     notes : tuple of str

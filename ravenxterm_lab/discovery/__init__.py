@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -12,11 +13,14 @@ from typing import TYPE_CHECKING
 from ravenxterm_lab.discovery.base import Discovery, Skipped, Source
 from ravenxterm_lab.discovery.cache import ScanCache
 from ravenxterm_lab.discovery.directory import DirectorySource
-from ravenxterm_lab.discovery.huggingface import HuggingFaceSource
+from ravenxterm_lab.discovery.huggingface import HuggingFaceSource, is_hub_cache
 from ravenxterm_lab.discovery.llama_cpp import LlamaCppSource
 from ravenxterm_lab.discovery.lm_studio import LMStudioSource
 from ravenxterm_lab.discovery.naming import unique_names
 from ravenxterm_lab.discovery.ollama import OllamaSource
+from ravenxterm_lab.discovery.packages import PackagesSource
+from ravenxterm_lab.discovery.places import absolute
+from ravenxterm_lab.discovery.plugins import plugin_sources
 from ravenxterm_lab.exceptions import ConfigurationError, RavenXTermError
 from ravenxterm_lab.readers.text import clean
 
@@ -33,6 +37,7 @@ __all__ = [
     "LMStudioSource",
     "LlamaCppSource",
     "OllamaSource",
+    "PackagesSource",
     "ScanCache",
     "Skipped",
     "Source",
@@ -51,7 +56,8 @@ def sources_for(
     Parameters
     ----------
     models_dir : path, sequence of paths or None
-        Directories or files; None for the well-known stores and ``paths.models``. A hub cache
+        Directories or files; None for the well-known stores, ``paths.models``, the installed
+        Python packages and the sources that other packages bring (see ``plugins``). A hub cache
         or an Ollama store that is given by its path is recognised by its layout.
     paths : Paths
         Where this package keeps things.
@@ -65,13 +71,15 @@ def sources_for(
     """
     environment = os.environ if environment is None else environment
     if models_dir is None:
-        return [
+        own: list[Source] = [
             DirectorySource(paths.models, optional=True),
             HuggingFaceSource(environment),
             OllamaSource(environment),
             LMStudioSource(environment),
             LlamaCppSource(environment),
+            PackagesSource(sys.path),
         ]
+        return [*own, *plugin_sources(environment, {source.name for source in own})]
     if isinstance(models_dir, (str, os.PathLike)):
         return [_source(models_dir, environment)]
     if isinstance(models_dir, (bytes, Mapping)) or not isinstance(models_dir, Iterable):
@@ -139,13 +147,14 @@ def _source(given: object, environment: Mapping[str, str]) -> Source:
     text: object = os.fspath(given) if isinstance(given, (str, os.PathLike)) else given
     if not isinstance(text, str) or not text.strip() or "\0" in text:
         raise _no_path(given)
-    path = Path(text).expanduser().absolute()
+    try:
+        path = absolute(Path(text).expanduser())
+    except RuntimeError as error:
+        raise ConfigurationError(f"models_dir {text!r}: {error}") from error
     try:
         if (path / "manifests").is_dir() and (path / "blobs").is_dir():
             return OllamaSource(environment, path)
-        if path.is_dir() and any(
-            (entry / "snapshots").is_dir() for entry in path.glob("models--*")
-        ):
+        if path.is_dir() and is_hub_cache(path):
             return HuggingFaceSource(environment, path)
     except OSError:
         pass  # what is wrong with the path is said by the scan, with the reason
@@ -194,7 +203,10 @@ def _merge(
 def _with_others(model: ModelMetadata, others: Sequence[ModelMetadata]) -> ModelMetadata:
     if not others:
         return model
-    paths = dict.fromkeys(other.path for other in others if other.path != model.path)
+    own = {model.path, *model.shards}
+    paths = dict.fromkeys(
+        path for other in others for path in (other.shards or (other.path,)) if path not in own
+    )
     names = dict.fromkeys(
         other.name for other in others if other.path == model.path and other.name != model.name
     )

@@ -71,6 +71,24 @@ class Source(ABC):
     ----------
     name : str
         Becomes ``ModelMetadata.source``.
+
+    Notes
+    -----
+    Another package adds a source by an entry point of the group ``ravenxterm_lab.sources``: a
+    class that takes one argument, the environment (a mapping of str to str). The entry point's
+    name becomes ``ModelMetadata.source``; what such a source raises becomes a ``Skipped``.
+
+    Examples
+    --------
+    A store whose models are plain files needs no more than a place:
+
+    >>> from pathlib import Path
+    >>> from ravenxterm_lab.discovery import DirectorySource
+    >>> class AcmeSource(DirectorySource):
+    ...     def __init__(self, environment):
+    ...         super().__init__(Path(environment.get("ACME_MODELS", "/opt/acme")), optional=True)
+    >>> list(AcmeSource({"ACME_MODELS": "/nonexistent"}).discover())
+    []
     """
 
     name: ClassVar[str]

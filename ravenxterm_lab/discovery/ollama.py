@@ -1,7 +1,14 @@
-"""The Ollama store: a manifest for each tag, its layers as blobs named by their digest."""
+"""The Ollama store: a manifest for each tag, its layers as blobs named by their digest.
+
+A manifest lies at ``manifests/<host>/<namespace>/<model>/<tag>``; a layer is
+``blobs/sha256-<digest>``, and ``blobs/sha256-<digest>-partial`` while it is pulled, with one
+``-partial-<number>`` that says how far each part is (``manifest/`` and ``server/download.go`` in
+Ollama's source).
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from dataclasses import replace
@@ -13,25 +20,31 @@ from ravenxterm_lab.discovery.base import Skipped, Source
 from ravenxterm_lab.discovery.cache import ScanCache
 from ravenxterm_lab.discovery.grouping import Group
 from ravenxterm_lab.discovery.naming import printable
-from ravenxterm_lab.discovery.places import home
+from ravenxterm_lab.discovery.places import expanded, home, is_there
 from ravenxterm_lab.discovery.walk import Folder, walk
 from ravenxterm_lab.exceptions import ModelFileError
+from ravenxterm_lab.metadata import ModelMetadata
 from ravenxterm_lab.readers import limits
 from ravenxterm_lab.readers.binary import shown
 from ravenxterm_lab.readers.files import is_file
 from ravenxterm_lab.readers.text import clean, read_json, read_text
+from ravenxterm_lab.units import format_bytes
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterator, Mapping
-
-    from ravenxterm_lab.metadata import ModelMetadata
 
 __all__ = ["OllamaSource"]
 
-_DIGEST = re.compile(r"^sha256[:-]([0-9a-f]{64})$")
+_DIGEST = re.compile(r"^sha256[:-]([0-9a-fA-F]{64})$")
+_BLOB = re.compile(r"^sha256-(?P<digest>[0-9a-fA-F]{64})(?:-partial(?P<part>-\d+)?)?$")
+_NAME = re.compile(r"^\w[\w.:-]*$", re.ASCII)
 _KIND = "application/vnd.ollama.image."
-_COMPANION_LAYERS = ("projector", "adapter", "template", "params", "system")
+_COMPANION_LAYERS = ("projector", "adapter", "draft", "template", "params", "system", "messages")
+_NEEDED_LAYERS = ("projector", "adapter", "draft")
+_NO_FORMAT = "is empty or of no known format, where a GGUF file is expected. Pull it again."
+_PART_BYTES = 4096
+#: A pull has 16 parts or a few more; one that claims a million costs no more than this.
+_PARTS = 1024
 
 
 class OllamaSource(Source):
@@ -55,9 +68,10 @@ class OllamaSource(Source):
         """Return the store's directory, and on Linux that of the system service too."""
         if self._given is not None:
             return (self._given,)
-        stated = self._environment.get("OLLAMA_MODELS")
+        # Ollama itself takes quotes and spaces off, which a line of a service file may leave.
+        stated = self._environment.get("OLLAMA_MODELS", "").strip().strip("\"'")
         if stated:
-            return (Path(stated).expanduser(),)
+            return (expanded(stated, self._environment),)
         own = home(self._environment) / ".ollama" / "models"
         service = Path("/usr/share/ollama/.ollama/models")
         return (own, service) if sys.platform == "linux" else (own,)
@@ -65,21 +79,26 @@ class OllamaSource(Source):
     def discover(
         self, progress: Callable[[Path], None] | None = None, cache: ScanCache | None = None
     ) -> Iterator[ModelMetadata | Skipped]:
-        """Yield the model of every manifest."""
+        """Yield the model of every manifest, and the blobs that belong to none."""
         cache = ScanCache() if cache is None else cache
         for root in self.roots():
             manifests = root / "manifests"
-            try:
-                present = manifests.is_dir()
-            except OSError as error:
-                yield Skipped(root, f"cannot be looked at: {error.strerror}.", self.name)
+            there = is_there(manifests)
+            if there is not True:
+                if there:
+                    yield Skipped(manifests, there, self.name)
                 continue
-            if not present:
-                continue
-            for folder in walk(manifests, self.name):
+            named: set[str] = set()
+            whole = True
+            for folder in walk(manifests, self.name, cache):
                 yield from folder.skipped
+                whole = whole and not folder.skipped
                 for name in folder.files:
-                    yield self._manifest(root, folder.path / name, progress, cache)
+                    if not name.startswith("."):
+                        found = self._manifest(root, folder.path / name, named, progress, cache)
+                        whole = whole and isinstance(found, ModelMetadata)
+                        yield found
+            yield from self._others(root / "blobs", named if whole else None)
 
     def labels(self, model: ModelMetadata) -> tuple[str, ...]:
         """Return the store's name: its tags are unique already."""
@@ -89,20 +108,25 @@ class OllamaSource(Source):
         self,
         root: Path,
         path: Path,
+        named: set[str],
         progress: Callable[[Path], None] | None,
         cache: ScanCache,
     ) -> ModelMetadata | Skipped:
+        parts = path.relative_to(root / "manifests").parts
+        if len(parts) != 4 or not all(_NAME.match(part) for part in parts):
+            reason = "not at host/namespace/model/tag, where alone Ollama looks for a manifest"
+            return Skipped(path, reason, self.name)
         try:
             layers = _layers(read_json(path, limits.CONFIG_BYTES))
         except ModelFileError as error:
             return Skipped(path, clean(str(error), 400), self.name)
         if isinstance(layers, str):
             return Skipped(path, layers, self.name)
+        named.update(digest for _, digest, _ in layers)
         blobs = root / "blobs"
         weights = [(digest, size) for kind, digest, size in layers if kind == "model"]
         if len(weights) != 1:
-            reason = f"a manifest with {len(weights)} layers of weights; one GGUF file is expected"
-            return Skipped(path, reason, self.name)
+            return Skipped(path, _unusual(layers, len(weights)), self.name)
         digest, size = weights[0]
         blob = blobs / f"sha256-{digest}"
         try:
@@ -117,9 +141,9 @@ class OllamaSource(Source):
         problems: tuple[str, ...] = ()
         if size is not None and size != status.st_size:
             problems = (f"its blob has {status.st_size} bytes; the manifest says {size}",)
-        read = read_group(Group((blob,)), Folder(blobs, _beside(status, blob)), cache)
+        read = read_group(Group((blob,)), Folder(blobs, {blob.name: status}), cache)
         if read is None or isinstance(read, str):
-            return Skipped(blob, read or "of no known format", self.name)
+            return Skipped(blob, read or _NO_FORMAT, self.name)
         facts, mark, more = read
         if facts.license is None:
             facts = replace(facts, license=_license(layers, blobs))
@@ -131,11 +155,11 @@ class OllamaSource(Source):
         absent = tuple(
             f"missing {kind} blob sha256-{other[:12]}…"
             for kind, other, _ in layers
-            if kind in ("projector", "adapter") and not is_file(blobs / f"sha256-{other}")
+            if kind in _NEEDED_LAYERS and not is_file(blobs / f"sha256-{other}")
         )
         return build_model(
             facts,
-            name=_tag(path.relative_to(root / "manifests")),
+            name=_tag(Path(*parts)),
             paths=(blob,),
             mark=mark,
             source=self.name,
@@ -143,9 +167,34 @@ class OllamaSource(Source):
             problems=problems + more + absent,
         )
 
-
-def _beside(status: os.stat_result, blob: Path) -> dict[str, os.stat_result]:
-    return {blob.name: status}
+    def _others(self, blobs: Path, named: set[str] | None) -> Iterator[Skipped]:
+        """Yield what is being pulled, and what no manifest names if all of them could be read."""
+        pulled: list[str] = []
+        parts: dict[str, list[str]] = {}
+        left: list[str] = []
+        try:
+            with os.scandir(blobs) as entries:
+                for entry in entries:
+                    match = _BLOB.match(entry.name)
+                    if match is None:
+                        continue
+                    if match["part"]:
+                        parts.setdefault(match["digest"], []).append(entry.name)
+                    elif entry.name.endswith("-partial"):
+                        pulled.append(entry.name)
+                    elif named is not None and match["digest"].lower() not in named:
+                        left.append(entry.name)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            reason = f"cannot be listed: {error.strerror}. Check its permissions."
+            yield Skipped(blobs, reason, self.name)
+            return
+        for name in sorted(pulled):
+            some = sorted(parts.get(name.removeprefix("sha256-").removesuffix("-partial"), ()))
+            yield Skipped(blobs / name, _so_far(blobs, name, some), self.name)
+        if left:
+            yield Skipped(blobs, _left_over(blobs, left), self.name)
 
 
 def _layers(manifest: dict[str, Any]) -> list[tuple[str, str, int | None]] | str:
@@ -163,8 +212,55 @@ def _layers(manifest: dict[str, Any]) -> list[tuple[str, str, int | None]] | str
             return f"has a layer with the digest {shown(digest)}; it was not followed"
         kind, size = layer.get("mediaType"), layer.get("size")
         label = kind.removeprefix(_KIND) if isinstance(kind, str) else ""
-        found.append((label, match[1], size if type(size) is int else None))
+        found.append((label, match[1].lower(), size if type(size) is int else None))
+    settings = manifest.get("config")
+    own = settings.get("digest") if isinstance(settings, dict) else None
+    match = _DIGEST.match(own) if isinstance(own, str) else None
+    if match is not None:
+        found.append(("config", match[1].lower(), None))
     return found
+
+
+def _unusual(layers: list[tuple[str, str, int | None]], weights: int) -> str:
+    tensors = sum(kind == "tensor" for kind, _, _ in layers)
+    if not weights and tensors:
+        return (
+            f"its weights are {tensors} tensors, each a blob of its own, which only Ollama's own "
+            "engine loads"
+        )
+    return f"a manifest with {weights} layers of weights; one GGUF file is expected"
+
+
+def _so_far(blobs: Path, name: str, parts: list[str]) -> str:
+    """Say how much of a layer was pulled: the file itself has its full length from the start."""
+    done = 0
+    try:
+        total = (blobs / name).lstat().st_size
+        for part in parts[:_PARTS]:
+            completed = read_json(blobs / part, _PART_BYTES).get("Completed")
+            done += completed if type(completed) is int else 0
+    except (OSError, ModelFileError):
+        return "a pull that is not finished; it was not read"
+    if not parts or not 0 <= done <= total:
+        return f"a pull that is not finished, of {format_bytes(total)}; it was not read"
+    return (
+        f"a pull that is not finished: {format_bytes(done)} of {format_bytes(total)} so far; "
+        "it was not read"
+    )
+
+
+def _left_over(blobs: Path, names: list[str]) -> str:
+    size = 0
+    for name in names:
+        try:
+            size += (blobs / name).stat().st_size
+        except OSError:
+            continue
+    what = "1 blob belongs" if len(names) == 1 else f"{len(names)} blobs belong"
+    return (
+        f"{what} to no model ({format_bytes(size)}): a pull that is not finished, or what an "
+        "interrupted one left; Ollama removes the latter when it starts"
+    )
 
 
 def _license(layers: list[tuple[str, str, int | None]], blobs: Path) -> str | None:
