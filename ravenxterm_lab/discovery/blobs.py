@@ -1,0 +1,233 @@
+"""Stores that keep their bytes as blobs: which links and manifests lead to which blob.
+
+Read from the directory entries alone, and generously: a digest anywhere in a manifest counts as a
+use, and a manifest that cannot be read keeps every blob of its store in use.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ravenxterm_lab.exceptions import ModelFileError
+from ravenxterm_lab.readers import limits
+from ravenxterm_lab.readers.binary import FileWindow
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+__all__ = ["BlobUses", "hub_revision", "is_ollama_store", "revision_entries"]
+
+_DIGEST = re.compile(rb"sha256[:-]([0-9a-fA-F]{64})")
+_BLOB = re.compile(r"sha256-[0-9a-f]{64}")
+#: A payload of the store that the repositories of a hub cache may share, below ``blobs/<2>/``.
+_SHARED = re.compile(r"[0-9a-f]{64}")
+
+
+def hub_revision(path: Path) -> Path | None:
+    """Return the directory of the hub revision that a path lies in, if it lies in one.
+
+    Examples
+    --------
+    >>> str(hub_revision(Path("hub/models--a--b/snapshots/1f/onnx/model.onnx")))
+    'hub/models--a--b/snapshots/1f'
+    """
+    parts = path.parts
+    for i in range(len(parts) - 3):
+        if parts[i].startswith("models--") and parts[i + 1] == "snapshots":
+            return Path(*parts[: i + 3])
+    return None
+
+
+def is_ollama_store(root: Path) -> bool:
+    """Say whether a directory has the layout of an Ollama store."""
+    try:
+        return (root / "manifests").is_dir() and (root / "blobs").is_dir()
+    except OSError:
+        return False
+
+
+def revision_entries(revision: Path) -> list[Path]:
+    """Return what goes with a whole hub revision: its files, its refs, its notes of absence."""
+    repository = revision.parent.parent
+    found = [path for path, _ in _files(revision)]
+    for path, status in _files(repository / "refs"):
+        # A ref holds 40 digits; what is larger is none of the hub's.
+        if status.st_size <= 256 and _head(path, 256).strip() == revision.name.encode():
+            found.append(path)
+    found.extend(path for path, _ in _files(repository / ".no_exist" / revision.name))
+    return found
+
+
+@dataclass(slots=True)
+class BlobUses:
+    """What leads to each blob.
+
+    Attributes
+    ----------
+    of : dict of Path to set of Path
+        For each blob or target of a link, the directory entries that lead to it.
+    stores : dict of Path to bool
+        Ollama stores; False where a manifest could not be read.
+    repositories : dict of Path to bool
+        Hub repositories; False where a directory could not be listed.
+    hubs : dict of Path to bool
+        Hub caches; False where it is not known what leads to the blobs that repositories share.
+    """
+
+    of: dict[Path, set[Path]] = field(default_factory=dict)
+    stores: dict[Path, bool] = field(default_factory=dict)
+    repositories: dict[Path, bool] = field(default_factory=dict)
+    hubs: dict[Path, bool] = field(default_factory=dict)
+    _named: dict[Path, tuple[Path, ...]] = field(default_factory=dict)
+
+    def without(self, gone: Collection[Path]) -> BlobUses:
+        """Return what is left when some directory entries have gone."""
+        left = {path: users.difference(gone) for path, users in self.of.items() if path not in gone}
+        named = {path: blobs for path, blobs in self._named.items() if path not in gone}
+        return BlobUses(left, dict(self.stores), dict(self.repositories), dict(self.hubs), named)
+
+    def add_hub(self, root: Path) -> None:
+        """Index every repository of a hub cache, and the blobs that several of them share."""
+        try:
+            with os.scandir(root) as entries:
+                names = [one.name for one in entries if "--" in one.name]
+        except OSError:
+            return
+        unread: list[OSError] = []
+        for name in names:
+            if name.startswith("models--"):
+                self.add_repository(root / name)
+            # Repositories of data sets share the same store.
+            for path, status in _files(root / name / "blobs", unread):
+                target = _target(path) if stat.S_ISLNK(status.st_mode) else None
+                if target is not None:
+                    self.of.setdefault(target, set()).add(path)
+        if names:
+            self.hubs[root] = not unread
+
+    def add_repository(self, repository: Path) -> None:
+        """Index the links of every revision of a hub repository."""
+        if repository in self.repositories:
+            return
+        unread: list[OSError] = []
+        for path, status in _files(repository / "snapshots", unread):
+            if stat.S_ISLNK(status.st_mode):
+                target = _target(path)
+                if target is not None:
+                    self.of.setdefault(target, set()).add(path)
+        self.repositories[repository] = not unread
+
+    def add_ollama(self, store: Path) -> None:
+        """Index the manifests of an Ollama store."""
+        if store in self.stores:
+            return
+        unread: list[OSError] = []
+        certain = True
+        for path, _ in _files(store / "manifests", unread):
+            try:
+                with FileWindow(path) as window:
+                    certain = certain and window.size <= limits.CONFIG_BYTES
+                    raw = window.head(limits.CONFIG_BYTES)
+            except ModelFileError:
+                certain = False
+                continue
+            digests = dict.fromkeys(match.decode().lower() for match in _DIGEST.findall(raw))
+            blobs = tuple(store / "blobs" / f"sha256-{digest}" for digest in digests)
+            self._named[path] = blobs
+            for blob in blobs:
+                self.of.setdefault(blob, set()).add(path)
+        self.stores[store] = certain and not unread
+
+    def add_links(self, entries: Iterable[Path]) -> None:
+        """Note what the links among some directory entries finally lead to."""
+        for entry in entries:
+            if hub_revision(entry) is None and entry.is_symlink():
+                target = Path(os.path.realpath(entry))
+                self.of.setdefault(target, set()).add(entry)
+
+    def users(self, path: Path) -> set[Path]:
+        """Return every directory entry that leads to a file."""
+        direct = self.of.get(path, set())
+        real = Path(os.path.realpath(path))
+        return direct if real == path else direct | self.of.get(real, set())
+
+    def manifests(self, blob: Path) -> list[Path]:
+        """Return the manifests that name a blob, sorted."""
+        return sorted(path for path in self.of.get(blob, ()) if path in self._named)
+
+    def of_manifest(self, path: Path) -> tuple[Path, ...]:
+        """Return the blobs that a manifest names; empty for any other file."""
+        return self._named.get(path, ())
+
+    def behind(self, entry: Path) -> tuple[Path, ...]:
+        """Return the blobs of its own store that a link or a manifest leads to."""
+        if entry in self._named:
+            store = next((s for s in self.stores if entry.is_relative_to(s)), None)
+            return self._named[entry] if store is not None and self.stores[store] else ()
+        if entry.parent.name == "blobs" and self.hubs.get(entry.parents[2], False):
+            shared = _target(entry)
+            within = shared is not None and shared.parents[1] == entry.parents[2] / "blobs"
+            return (shared,) if shared is not None and within else ()
+        revision = hub_revision(entry)
+        if revision is None:
+            return ()
+        repository = revision.parent.parent
+        target = _target(entry)
+        inside = target is not None and target.parent == repository / "blobs"
+        if target is None or not inside or not self.repositories.get(repository, False):
+            return ()
+        return (target,)
+
+    def leftovers(self) -> Iterator[tuple[Path, str]]:
+        """Yield blobs that nothing leads to, each with ``"incomplete"`` or ``"orphan"``."""
+        for place, certain in (*self.stores.items(), *self.repositories.items()):
+            for path, status in _files(place / "blobs"):
+                if path in self.of or not stat.S_ISREG(status.st_mode):
+                    continue
+                if path.name.endswith(".incomplete") or "-partial" in path.name:
+                    yield path, "incomplete"
+                elif certain and (place not in self.stores or _BLOB.fullmatch(path.name)):
+                    yield path, "orphan"
+        for hub, certain in self.hubs.items():
+            for path, _ in _files(hub / "blobs") if certain else ():
+                if _SHARED.fullmatch(path.name) and path not in self.of:
+                    yield path, "orphan"
+
+
+def _files(
+    directory: Path, unread: list[OSError] | None = None
+) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield everything below a directory that is not a directory, links not followed."""
+    failed = [] if unread is None else unread
+    for folder, folders, names in os.walk(directory, onerror=failed.append):
+        for name in sorted((*names, *folders)):
+            path = Path(folder, name)
+            if name in folders and not path.is_symlink():
+                continue
+            try:
+                yield path, path.lstat()
+            except OSError as error:
+                failed.append(error)
+    if failed and isinstance(failed[0], FileNotFoundError) and not directory.is_dir():
+        failed.clear()
+
+
+def _target(link: Path) -> Path | None:
+    """Return what a link says, as a path; what that leads to in turn is not followed."""
+    try:
+        return Path(os.path.normpath(link.parent / link.readlink()))
+    except OSError:
+        return None
+
+
+def _head(path: Path, limit: int) -> bytes:
+    try:
+        with FileWindow(path) as window:
+            return window.head(limit)
+    except ModelFileError:
+        return b""
