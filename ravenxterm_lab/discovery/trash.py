@@ -33,6 +33,7 @@ from ravenxterm_lab.discovery.removal import noted
 from ravenxterm_lab.discovery.trash_places import Places, check_own, folders_of
 from ravenxterm_lab.discovery.trash_record import (
     Record,
+    forget,
     is_same,
     read_record,
     write_record,
@@ -263,6 +264,7 @@ class Trash:
                 # The point of no return: from here on it is no longer listed.
                 entry.directory.rename(doomed)
             freed += self._delete(doomed)
+        self._places.sweep()
         return freed
 
     def _put(self, plan: Plan, items: Sequence[Item], device: int, name: str) -> Record:
@@ -369,7 +371,7 @@ class Trash:
         return freed
 
     def _forget(self, record: Record) -> None:
-        record.forget()
+        forget(record.directory)
         self._places.unpoint(record.id)
         # A trash that is empty needs no directory beside the store.
         if record.directory.parent != self._places.home:

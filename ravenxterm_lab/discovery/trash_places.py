@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ravenxterm_lab.discovery.trash_record import IDENTITY, sync_directory
+from ravenxterm_lab.discovery.moving import lock_directory
+from ravenxterm_lab.discovery.trash_record import IDENTITY, forget, is_void, sync_directory
 from ravenxterm_lab.discovery.walk import TRASH
 from ravenxterm_lab.exceptions import TrashError
 
@@ -46,14 +47,32 @@ class Places:
             if _device(place) == device:
                 yield place
 
-    def _all(self) -> dict[Path, None]:
+    def _where(self) -> dict[Path, None]:
         beside = (place / TRASH for root in self.roots for place in (root.parent, root))
         return dict.fromkeys((self.home, *beside))
 
     def directories(self, ending: str = "") -> list[Path]:
-        """Return the directories of the entries, also of those that lie elsewhere."""
+        """Return the directories of the entries, also of those that lie elsewhere.
+
+        One in which nothing lies, not even a record, is what a kill left of a beginning or an
+        end; it is no entry.
+        """
+        return [path for path in self._all(ending) if ending or not is_void(path)]
+
+    def sweep(self) -> None:
+        """Remove what kills left: empty entries, and notes of entries that are gone."""
+        for path in self._all(""):
+            if is_void(path):
+                with contextlib.suppress(OSError, TrashError), lock_directory(path, "in use"):
+                    forget(path)
+        with contextlib.suppress(OSError):
+            for one in self.home.iterdir():
+                if one.is_symlink() and IDENTITY.fullmatch(one.name) and not one.exists():
+                    one.unlink()
+
+    def _all(self, ending: str) -> list[Path]:
         found: dict[tuple[int, int], Path] = {}
-        for place in self._all():
+        for place in self._where():
             try:
                 names = [one.name for one in os.scandir(place)]
             except OSError:

@@ -22,7 +22,16 @@ from ravenxterm_lab.readers.text import clean, read_json
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["IDENTITY", "Record", "is_same", "read_record", "sync_directory", "write_record"]
+__all__ = [
+    "IDENTITY",
+    "Record",
+    "forget",
+    "is_same",
+    "is_void",
+    "read_record",
+    "sync_directory",
+    "write_record",
+]
 
 IDENTITY = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
 _NAME = "record.json"
@@ -92,11 +101,21 @@ class Record:
         found = (noted(place) for place, _ in self.inside())
         return freed_bytes([item for item in found if item is not None])
 
-    def forget(self) -> None:
-        """Remove the record, and the directory once nothing is in it."""
-        for name in (_NAME, _DRAFT):
-            (self.directory / name).unlink(missing_ok=True)
-        self.directory.rmdir()
+
+def forget(directory: Path) -> None:
+    """Remove the record of an entry, and its directory once nothing is in it."""
+    for name in (_NAME, _DRAFT):
+        (directory / name).unlink(missing_ok=True)
+    directory.rmdir()
+
+
+def is_void(directory: Path) -> bool:
+    """Say whether an entry has no record, and nothing that one could be of."""
+    try:
+        names = {one.name for one in os.scandir(directory)}
+    except OSError:
+        return False
+    return names <= {_DRAFT}
 
 
 def is_same(now: Item | None, then: Item) -> bool:
