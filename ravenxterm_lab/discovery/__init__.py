@@ -133,7 +133,10 @@ def discover(
     merged = _merge(found)
     models = [model for model, _ in merged]
     names = unique_names(models, {i: labels for i, (_, labels) in enumerate(merged)})
-    named = {name: replace(model, name=name) for name, model in zip(names, models, strict=True)}
+    named = {
+        name: model if model.name == name else replace(model, name=name)
+        for name, model in zip(names, models, strict=True)
+    }
     return Discovery(
         models=dict(sorted(named.items())),
         skipped=list(dict.fromkeys(skipped)),
@@ -213,6 +216,8 @@ def _with_others(model: ModelMetadata, others: Sequence[ModelMetadata]) -> Model
     here = {path.name for path in model.companions}
     companions = list(model.companions)
     for other in others:
+        if other.path == model.path:
+            continue  # another tag of the same blob has a template of its own
         companions.extend(path for path in other.companions if path.name not in here)
         here.update(path.name for path in other.companions)
     notes = model.notes + ((f"also named {', '.join(names)}",) if names else ())

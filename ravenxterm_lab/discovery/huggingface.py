@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ravenxterm_lab.discovery.assemble import assemble_folder
@@ -25,11 +26,10 @@ from ravenxterm_lab.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from ravenxterm_lab.metadata import ModelMetadata
 
-__all__ = ["HuggingFaceSource", "hub_models", "is_hub_cache", "models_beside"]
+__all__ = ["HuggingFaceSource", "hub_models", "is_hub_cache"]
 
 _PREFIX = "models--"
 _OWN = (_PREFIX, "datasets--", "spaces--")
@@ -70,10 +70,9 @@ class HuggingFaceSource(Source):
     ) -> Iterator[ModelMetadata | Skipped]:
         """Yield the models of every revision of every repository."""
         cache = ScanCache() if cache is None else cache
-        yield from hub_models(self._root, self.name, progress, cache)
-        if self._given:
-            # Somebody's own directory of models may hold more than the repositories.
-            yield from models_beside(self._root, self.name, progress, cache)
+        # Somebody's own directory of models may hold more than the repositories.
+        split = _together if self._given else None
+        yield from hub_models(self._root, self.name, progress, cache, split)
 
 
 def hub_models(
@@ -81,6 +80,7 @@ def hub_models(
     source: str,
     progress: Callable[[Path], None] | None,
     cache: ScanCache,
+    split: Callable[[Folder], list[Folder]] | None = None,
 ) -> Iterator[ModelMetadata | Skipped]:
     """Yield the models of a directory that is laid out as a hub cache, and what is wrong in it.
 
@@ -92,48 +92,36 @@ def hub_models(
         The name of the source, for what is found.
     progress, cache
         As for ``Source.discover``.
+    split : callable, optional
+        Look beside the repositories too, as in a plain directory; divides the files right in
+        ``root`` into those that belong together.
     """
     there = is_there(root)
     if there is not True:
         if there:
             yield Skipped(root, there, source)
         return
-    listed = list_folder(root, source)
+    listed = list_folder(root, source, cache)
     yield from listed.skipped
-    for name in sorted(listed.files):
+    for name in listed.files:
         if name.startswith(_PREFIX):
             reason = "a file where the directory of a repository is expected"
             yield Skipped(root / name, reason, source)
     for repository in listed.folders:
         if repository.name.startswith(_PREFIX):
             yield from _repository(repository, source, progress, cache)
-
-
-def models_beside(
-    root: Path,
-    source: str,
-    progress: Callable[[Path], None] | None,
-    cache: ScanCache,
-    split: Callable[[Folder], list[Folder]] = lambda folder: [folder],
-) -> Iterator[ModelMetadata | Skipped]:
-    """Yield the models that lie beside the repositories of a hub cache, as in a plain directory.
-
-    Parameters
-    ----------
-    root, source, progress, cache
-        As for ``hub_models``, which says what of ``root`` itself cannot be looked at.
-    split : callable, optional
-        Divides the files right in ``root`` into those that belong together.
-    """
-    if is_there(root) is not True:
+    if split is None:
         return
-    top = list_folder(root, source)
-    for folder in split(Folder(root, top.files)):
+    for folder in split(Folder(root, listed.files)):
         yield from assemble_folder(folder, root, source, progress, cache)
-    for child in top.folders:
+    for child in listed.folders:
         if not child.name.startswith(_OWN) and child.name not in _OWN_FOLDERS:
             for folder in walk(child, source, cache):
                 yield from assemble_folder(folder, root, source, progress, cache)
+
+
+def _together(folder: Folder) -> list[Folder]:
+    return [folder]
 
 
 def is_hub_cache(root: Path) -> bool:
@@ -171,16 +159,16 @@ def _repository(
         yield Skipped(repository / "blobs", blobs.problem, source)
     for name in blobs.unfinished:
         yield _unfinished(repository / "blobs" / name, source)
-    refs, wrong = _refs(repository / "refs", source)
+    refs, wrong = _refs(f"{repository}/refs", source)
     yield from wrong
     snapshots = repository / "snapshots"
     there = is_there(snapshots)
     if there is not True:
         yield Skipped(repository, there or _without_snapshots(repository, blobs), source)
         return
-    listed = list_folder(snapshots, source)
+    listed = list_folder(snapshots, source, cache)
     yield from listed.skipped
-    for name in sorted(listed.files):
+    for name in listed.files:
         if name not in _STRAYS:
             reason = "a file where the directory of a revision is expected"
             yield Skipped(snapshots / name, reason, source)
@@ -191,19 +179,23 @@ def _repository(
                 f"refers to the revision {revision[:12]}, which is not here: its download did not "
                 "get that far, or the revision was deleted. Download it again, or delete the ref."
             )
-            yield Skipped(ref, reason, source)
-    main = refs.get(repository / "refs" / "main")
+            yield Skipped(Path(ref), reason, source)
+    main = refs.get(f"{repository}/refs/main")
     named = set(refs.values())
+    whole = not listed.skipped
     for snapshot in sorted(
         listed.folders, key=lambda one: (one.name != main, one.name not in named, one.name)
     ):
         for folder in walk(snapshot, source, cache):
             # Links only: without blobs the files of a snapshot are its own.
-            for status in folder.files.values() if blobs.finished else ():
-                blobs.finished.pop(status.st_ino, None)
-            yield from _without_blob(folder, source)
+            if blobs.finished:
+                for status in folder.files.values():
+                    blobs.finished.pop(status.st_ino, None)
+            if folder.broken:
+                yield from _without_blob(folder, source)
+            whole = whole and all(one.path != folder.path for one in folder.skipped)
             yield from assemble_folder(folder, snapshot, source, progress, cache)
-    if blobs.finished and not listed.skipped:
+    if blobs.finished and whole:
         yield Skipped(repository / "blobs", _left_over(repository / "blobs", blobs), source)
 
 
@@ -224,16 +216,22 @@ def _list_blobs(folder: Path) -> _Blobs:
                 if entry.name.endswith(".incomplete"):
                     found.unfinished.append(entry.name)
                 elif entry.name not in _STRAYS:
-                    # A blob may itself be a link, into a store that all repositories share.
-                    inode = entry.stat().st_ino if entry.is_symlink() else entry.inode()
-                    found.finished[inode] = entry.name
+                    found.finished[_inode(entry)] = entry.name
     except FileNotFoundError:
-        pass  # a repository without blobs, or a blob that was removed meanwhile
+        pass  # a repository without blobs: its snapshots hold the files themselves
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         found.problem = f"cannot be listed: {reason}. Check its permissions."
     found.unfinished.sort()
     return found
+
+
+def _inode(entry: os.DirEntry[str]) -> int:
+    """Return the inode of a blob, which may be a link into a store that repositories share."""
+    try:
+        return entry.stat().st_ino if entry.is_symlink() else entry.inode()
+    except OSError:
+        return entry.inode()
 
 
 def _unfinished(path: Path, source: str) -> Skipped:
@@ -245,34 +243,40 @@ def _unfinished(path: Path, source: str) -> Skipped:
     return Skipped(path, reason, source)
 
 
-def _refs(folder: Path, source: str) -> tuple[dict[Path, str], list[Skipped]]:
+def _refs(folder: str, source: str) -> tuple[dict[str, str], list[Skipped]]:
     """Return the revision that each branch or tag refers to, and the refs that cannot be used."""
-    found: dict[Path, str] = {}
+    found: dict[str, str] = {}
     wrong: list[Skipped] = []
-    queue = [(folder, 0)] if is_there(folder) is True else []
+    queue = [(folder, 0)]
     while queue:
         path, depth = queue.pop()
-        listed = list_folder(path, source)
-        wrong.extend(listed.skipped)
-        if depth < _REF_DEPTH:
-            queue.extend((one, depth + 1) for one in listed.folders if one not in listed.links)
-        for name in listed.files:
-            if name not in _STRAYS and not name.endswith(".tmp"):
-                _ref(path / name, source, found, wrong)
+        try:
+            with os.scandir(path) as entries:
+                for entry in sorted(entries, key=lambda one: one.name):
+                    if entry.is_dir(follow_symlinks=False):
+                        if depth < _REF_DEPTH:
+                            queue.append((entry.path, depth + 1))
+                    elif entry.name not in _STRAYS and not entry.name.endswith(".tmp"):
+                        _ref(entry.path, source, found, wrong)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            reason = f"cannot be listed: {error.strerror}. Check its permissions."
+            wrong.append(Skipped(Path(path), reason, source))
     return found, wrong
 
 
-def _ref(path: Path, source: str, found: dict[Path, str], wrong: list[Skipped]) -> None:
+def _ref(path: str, source: str, found: dict[str, str], wrong: list[Skipped]) -> None:
     try:
-        revision = read_text(path, _REF_BYTES).strip()
+        revision = read_text(Path(path), _REF_BYTES).strip()
     except ModelFileError as error:
-        wrong.append(Skipped(path, f"a ref that cannot be read: {error}", source))
+        wrong.append(Skipped(Path(path), f"a ref that cannot be read: {error}", source))
         return
     if _REVISION.fullmatch(revision):
         found[path] = revision
         return
     reason = f"a ref that names {shown(revision, 60)}, no revision; it was not followed"
-    wrong.append(Skipped(path, reason, source))
+    wrong.append(Skipped(Path(path), reason, source))
 
 
 def _without_snapshots(repository: Path, blobs: _Blobs) -> str:

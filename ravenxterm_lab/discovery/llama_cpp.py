@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ravenxterm_lab.discovery.base import Skipped, Source
 from ravenxterm_lab.discovery.cache import ScanCache
-from ravenxterm_lab.discovery.huggingface import hub_models, models_beside
+from ravenxterm_lab.discovery.huggingface import hub_models
 from ravenxterm_lab.discovery.places import cache_home, expanded, home
 from ravenxterm_lab.discovery.walk import Folder
 
@@ -57,8 +57,7 @@ class LlamaCppSource(Source):
     ) -> Iterator[ModelMetadata | Skipped]:
         """Yield the models of both layouts."""
         cache = ScanCache() if cache is None else cache
-        yield from hub_models(self._root, self.name, progress, cache)
-        yield from models_beside(self._root, self.name, progress, cache, _by_repository)
+        yield from hub_models(self._root, self.name, progress, cache, _by_repository)
 
 
 def _by_repository(top: Folder) -> list[Folder]:

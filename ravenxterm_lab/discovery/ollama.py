@@ -8,6 +8,7 @@ Ollama's source).
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
@@ -161,7 +162,7 @@ class OllamaSource(Source):
             facts,
             name=_tag(Path(*parts)),
             paths=(blob,),
-            mark=mark,
+            mark=_adapted(mark, layers),
             source=self.name,
             companions=companions,
             problems=problems + more + absent,
@@ -219,6 +220,14 @@ def _layers(manifest: dict[str, Any]) -> list[tuple[str, str, int | None]] | str
     if match is not None:
         found.append(("config", match[1].lower(), None))
     return found
+
+
+def _adapted(mark: str, layers: list[tuple[str, str, int | None]]) -> str:
+    """Return the fingerprint of the weights together with the adapters that change them."""
+    adapters = [digest for kind, digest, _ in layers if kind == "adapter"]
+    if not adapters:
+        return mark
+    return hashlib.sha256(":".join([mark, *adapters]).encode()).hexdigest()[: len(mark)]
 
 
 def _unusual(layers: list[tuple[str, str, int | None]], weights: int) -> str:

@@ -157,6 +157,19 @@ class TestWholeRepositories:
         (model,) = found.models.values()
         assert (model.path, model.duplicates, found.skipped) == (*paths_[:1], (paths_[1],), [])
 
+    def test_a_payload_that_the_shared_store_lost(self, files, tmp_path):
+        """The link that leads nowhere is named, and the other blobs are still counted."""
+        link = hub(files, tmp_path)
+        blob = link.resolve()
+        blob.unlink()
+        blob.symlink_to("../../blobs/ab/none")
+        add_blob(blob.parent, b"x" * 1_000_000)
+        found = discover([HuggingFaceSource({}, tmp_path)])
+        reasons = {one.path.name: one.reason for one in found.skipped}
+        assert found.models == {}
+        assert "does not exist" in reasons["small.gguf"]
+        assert "no snapshot" in reasons["blobs"]
+
     def test_an_onnx_folder_and_shards_of_a_repository(self, files, tmp_path):
         """Shards are one model, and onnx/ has the tokenizer of the repository above it."""
         for seed in (1, 2):

@@ -149,6 +149,19 @@ class TestOllama:
         (model,) = OllamaSource({}, tmp_path).discover()
         assert "missing projector blob" in model.problems[0]
 
+    def test_an_adapter_makes_another_model_of_the_same_weights(self, files, tmp_path):
+        """Tags with and without one are two entries; what belongs to one is not the other's."""
+        ollama(files, tmp_path, "small/a", parts=[("template", b"one")])
+        ollama(files, tmp_path, "small/b", parts=[("template", b"two")])
+        ollama(files, tmp_path, "tuned/a", parts=[("adapter", b"GGUF lora")])
+        found = discover([OllamaSource({}, tmp_path)])
+        assert sorted(found.models) == ["small:a", "tuned:a"]
+        assert {
+            name: [path.read_bytes() for path in model.companions]
+            for name, model in found.models.items()
+        } == {"small:a": [b"one"], "tuned:a": [b"GGUF lora"]}
+        assert found.models["tuned:a"].shards == found.models["small:a"].shards
+
     @pytest.mark.parametrize("place", ["x", "library/x", "a/b/c/d/e", "registry.ollama.ai/../x/y"])
     def test_a_file_where_no_manifest_belongs(self, tmp_path, place):
         """Only host/namespace/model/tag is a manifest; what is elsewhere is named."""
