@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from ravenxterm_lab.units import format_bytes, format_count
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-__all__ = ["AttentionGeometry", "HardwareType", "ModelMetadata", "ModelType"]
+__all__ = ["AttentionGeometry", "HardwareType", "ModelMetadata", "ModelType", "total_bytes"]
 
 
 class ModelType(StrEnum):
@@ -171,3 +171,22 @@ class ModelMetadata:
             parts.append(f"{format_count(self.parameter_count)} parameters")
         parts.append(format_bytes(self.size_bytes))
         return f"{self.name}: {', '.join(part for part in parts if part)}"
+
+
+def total_bytes(models: Iterable[ModelMetadata]) -> int:
+    """Return the bytes of several models; files that two of them share count once.
+
+    Parameters
+    ----------
+    models : iterable of ModelMetadata
+        Such as two tags of one Ollama blob, one of which adds an adapter. Other places of a
+        model (``duplicates``) are not counted.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> one = ModelMetadata("a", ModelType.GGUF, Path("a"), 10, shards=(Path("a"),))
+    >>> total_bytes([one, one, ModelMetadata("b", ModelType.GGUF, Path("b"), 5)])
+    15
+    """
+    return sum({one.shards or (one.path,): one.size_bytes for one in models}.values())

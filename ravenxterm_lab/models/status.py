@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.hardware import take_sample
+from ravenxterm_lab.metadata import total_bytes
 from ravenxterm_lab.tables import Card, Displayed, Table
 from ravenxterm_lab.units import format_bytes, format_seconds
 
@@ -156,7 +157,7 @@ def read_status(
     versions = {runtime.name: runtime.version() for runtime in bench.runtimes}
     return SystemStatus(
         models=len(models),
-        models_bytes=sum(model.size_bytes for model in models.values()),
+        models_bytes=total_bytes(models.values()),
         runtimes={name: version for name, version in versions.items() if version},
         hardware=bench.hardware.refreshed(),
         resources=resources,
