@@ -88,14 +88,21 @@ class Stock:
     skipped: tuple[Skipped, ...] = ()
     _by_entry: dict[Path, list[Holding]] = field(default_factory=dict)
     _by_revision: dict[Path, list[Holding]] = field(default_factory=dict)
+    _by_mark: dict[tuple[str, str], list[Holding]] = field(default_factory=dict)
 
     def add(self, holding: Holding) -> None:
         """Add the holding of a model."""
         self.holdings.append(holding)
+        if holding.model is not None:
+            self._by_mark.setdefault(_mark(holding.model), []).append(holding)
         for path in dict.fromkeys((*holding.entries, *holding.companions)):
             self._by_entry.setdefault(path, []).append(holding)
         if holding.revision is not None:
             self._by_revision.setdefault(holding.revision, []).append(holding)
+
+    def has(self, holding: Holding) -> bool:
+        """Say whether a holding is of this stock."""
+        return holding in self.with_entry(holding.entries[0]) or holding in self.leftovers
 
     def with_entry(self, path: Path) -> list[Holding]:
         """Return the holdings that a directory entry is of, as weights or as a companion."""
@@ -110,13 +117,7 @@ class Stock:
 
         A link to another place of the model comes after what it leads to.
         """
-        places = [
-            one
-            for one in self.holdings
-            if one.model is not None
-            and one.model.fingerprint == model.fingerprint
-            and one.model.model_type is model.model_type
-        ]
+        places = self._by_mark.get(_mark(model), [])
         tag = model.name.rpartition("/")[2].replace(":", "/")
 
         def order(one: Holding) -> tuple[bool, bool, bool]:
@@ -175,6 +176,10 @@ class Stock:
             yield from one.companions
             for entry in one.entries:
                 yield from self.uses.of_manifest(entry)
+
+
+def _mark(model: ModelMetadata) -> tuple[str, str]:
+    return model.model_type.value, model.fingerprint
 
 
 def take_stock(sources: Iterable[Source], cache: ScanCache | None = None) -> Stock:

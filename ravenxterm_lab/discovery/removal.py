@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ravenxterm_lab.discovery.holdings import Holding, Stock
 
-__all__ = ["Item", "Plan", "make_plan", "noted"]
+__all__ = ["Item", "Plan", "freed_bytes", "make_plan", "noted"]
 
 _SHARD = re.compile(r"-\d{5,6}-of-\d{5,6}(?=\.\w+$)")
 
@@ -76,6 +76,11 @@ class Plan:
     def freed_bytes(self) -> int:
         """Bytes of the files that no name would be left of; links take nothing."""
         return freed_bytes(self.items)
+
+    @property
+    def inodes(self) -> dict[tuple[int, int], int]:
+        """Device, inode and size (bytes) of the files that would go, links left out."""
+        return {(one.device, one.inode): one.size for one in self.items if one.target is None}
 
 
 def freed_bytes(items: Sequence[Item]) -> int:
