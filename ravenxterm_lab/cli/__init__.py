@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab import __version__
-from ravenxterm_lab.cli import commands, upkeep
+from ravenxterm_lab.cli import commands, space, upkeep
 from ravenxterm_lab.exceptions import RavenXTermError
 
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ def _parser() -> argparse.ArgumentParser:
         commands.scan,
         "Look for models, and say what was added, changed, removed and skipped.",
     )
-    add("models", commands.models, "List the models with their facts.")
+    _add_models(
+        add("models", commands.models, "List the models, see what could be freed, free it.")
+    )
     select = add("select", commands.select, "Rank the models for a task, with reasons.")
     select.add_argument("task", help="such as text_generation or embedding")
     select.add_argument("--top-k", type=int, metavar="N", help="at most N candidates")
@@ -101,6 +103,41 @@ def _parser() -> argparse.ArgumentParser:
     notebook.add_argument("notebook", help="a path, or a name from the packaged notebooks")
     notebook.add_argument("--out", metavar="DIR", help="default: $RAVENXTERM_HOME/notebooks")
     return parser
+
+
+def _add_models(models: argparse.ArgumentParser) -> None:
+    actions = models.add_subparsers(metavar="ACTION", help="without one: list")
+
+    def add(name: str, command: Any, text: str) -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        # What was given before the action holds unless it is given again.
+        for option in ("--home", "--models-dir"):
+            sub.add_argument(option, default=argparse.SUPPRESS, help=argparse.SUPPRESS,
+                             action="append" if option == "--models-dir" else "store")  # fmt: skip
+        sub.add_argument(
+            "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON"
+        )
+        return sub
+
+    add("list", commands.models, "List the models with their facts.")
+    used = add("space", space.space, "Show what they take on disk, and what could be freed.")
+    used.add_argument(
+        "--unused-days", type=float, default=30.0, metavar="N", help="default: 30 days"
+    )
+    trash = add(
+        "trash", space.trash, "Move models to the trash; without names, show what is in it."
+    )
+    trash.add_argument("names", nargs="*", metavar="NAME", help="a model, a copy's path, an id")
+    trash.add_argument("--everywhere", action="store_true", help="every copy of them too")
+    trash.add_argument("--dry-run", action="store_true", help="only say what would move")
+    restore = add("restore", space.restore, "Move models back from the trash to where they were.")
+    restore.add_argument("names", nargs="+", metavar="NAME", help="a model, or an id")
+    empty = add("empty-trash", space.empty_trash, "Delete what is in the trash for good.")
+    empty.add_argument("-y", "--yes", action="store_true", help="required: it cannot be undone")
+    empty.add_argument(
+        "--older-than-days", type=float, metavar="N", help="only what was trashed so long ago"
+    )
 
 
 def _add_store(verbs: Any) -> None:

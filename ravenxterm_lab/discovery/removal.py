@@ -204,7 +204,7 @@ def _stays(items: Sequence[Item], staying: dict[Path, Path], stock: Stock) -> li
         size = sum(item.size for item in map(noted, staying) if item is not None)
         user = clean(str(next(iter(staying.values()))), 400)
         blobs = format_number(len(staying), "blob")
-        notes.append(f"{blobs} ({format_bytes(size)}) stay: {user} leads there too")
+        notes.append(f"keeps {blobs} ({format_bytes(size)}): {user} leads there too")
     paths = {item.path for item in items}
     for item in items:
         if item.target is not None and not stock.uses.behind(item.path):
@@ -214,5 +214,5 @@ def _stays(items: Sequence[Item], staying: dict[Path, Path], stock: Stock) -> li
     files = [item for item in items if item.target is None]
     held = sum({(i.device, i.inode): i.size for i in files}.values()) - freed_bytes(files)
     if held:
-        notes.append(f"{format_bytes(held)} have another name elsewhere (a hard link) and stay")
+        notes.append(f"frees {format_bytes(held)} less: a hard link elsewhere keeps them")
     return notes

@@ -54,17 +54,20 @@ class ModelCopy:
         Name.
     path : Path
         Its first file there; in an Ollama store, its manifest.
+    names : tuple of Path
+        Further names of just the same bytes: hard links, other tags.
     source : str
         The store that it was found in.
     is_link : bool
-        Whether it leads to bytes that another place holds too: a link, a hard link, a blob of
+        Whether it leads to bytes that the kept place holds too: a link, a hard link, a blob of
         several revisions or tags.
     freed_bytes : int
-        What moving just this one to the trash, and emptying that, would free.
+        What moving this, under all its names, to the trash, and emptying that, would free.
     """
 
     model: str
     path: Path
+    names: tuple[Path, ...]
     source: str
     is_link: bool
     freed_bytes: int
@@ -112,6 +115,11 @@ class ModelSpace:
     def is_unused(self) -> bool:
         """Whether it was known for the time that was asked for and not used within it."""
         return self.usage in {"unused", "never"}
+
+    @property
+    def places(self) -> int:
+        """How many places it was found in."""
+        return 1 + sum(1 + len(copy.names) for copy in self.copies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +212,7 @@ class SpaceReport(Displayed):
             "bytes": (pa.int64(), [one.bytes for one in self.models]),
             "freed_bytes": (pa.int64(), [one.freed_bytes for one in self.models]),
             "duplicate_bytes": (pa.int64(), [one.duplicate_bytes for one in self.models]),
-            "places": (pa.int64(), [1 + len(one.copies) for one in self.models]),
+            "places": (pa.int64(), [one.places for one in self.models]),
             "last_used": (pa.timestamp("us"), [one.last_used for one in self.models]),
             "known_since": (pa.timestamp("us"), [one.known_since for one in self.models]),
             "runs": (pa.int64(), [one.runs for one in self.models]),
@@ -239,16 +247,19 @@ class SpaceReport(Displayed):
             "restore(name) brings it back, and only empty_trash deletes."
         )
         days = f"{self.unused_days:g} days"
-        unused = format_number(len(self.unused), "model")
+        copies = sum(
+            bool(copy.freed_bytes) for one in self.models if not one.is_unused
+            for copy in one.copies
+        )  # fmt: skip
         summary = [
-            [f"not used for {days}", unused, format_bytes(self.unused_bytes)],
-            ["copies", format_number(len(self.copies), "file set"),
-             format_bytes(self.duplicate_bytes)],
-            ["unfinished downloads, orphaned blobs", format_number(len(self.leftovers), "file"),
+            [f"models not used for {days}", f"{len(self.unused):,}",
+             format_bytes(self.unused_bytes)],
+            ["copies of the other models", f"{copies:,}", format_bytes(self.duplicate_bytes)],
+            ["unfinished downloads, orphaned blobs", f"{len(self.leftovers):,}",
              format_bytes(self.leftover_bytes)],
             ["in the trash", "", format_bytes(self.trash_bytes)],
         ]  # fmt: skip
-        tables = [Table(["what could be freed", "", "bytes"], summary, [False, True, True])]
+        tables = [Table(["what could be freed", "count", "frees"], summary, [False, True, True])]
         tables += [self._models_table()] if self.models else []
         tables += [self._copies_table()] if self.copies else []
         tables += [self._leftovers_table()] if self.leftovers else []
@@ -260,7 +271,7 @@ class SpaceReport(Displayed):
                 one.model.name,
                 format_bytes(one.bytes),
                 format_bytes(one.freed_bytes),
-                str(1 + len(one.copies)),
+                str(one.places),
                 _when(one, self.time),
             ]
             for one in self.models[:_SHOWN]
@@ -271,13 +282,12 @@ class SpaceReport(Displayed):
 
     def _copies_table(self) -> Table:
         rows = [
-            [one.model, format_bytes(one.freed_bytes), str(one.path)]
-            for one in self.copies[:_SHOWN]
+            [one.model, format_bytes(one.freed_bytes), _where(one)] for one in self.copies[:_SHOWN]
         ]
         return Table([_head("copy of", len(self.copies)), "frees", "where"], rows, _MIDDLE)
 
     def _leftovers_table(self) -> Table:
-        said = {"incomplete": "not finished", "orphan": "no model's"}
+        said = {"incomplete": "unfinished download", "orphan": "orphaned blob"}
         rows = [
             [said[one.kind], format_bytes(one.bytes), str(one.path)]
             for one in self.leftovers[:_SHOWN]
@@ -354,15 +364,19 @@ def _measure(
     usage: str,
 ) -> ModelSpace:
     kept = set(stock.inodes(places[:1]))
+    groups: dict[frozenset[tuple[int, int]], list[Holding]] = {}
+    for place in places[1:]:
+        groups.setdefault(frozenset(stock.inodes([place])), []).append(place)
     copies = tuple(
         ModelCopy(
             model=model.name,
-            path=place.path,
-            source=place.source,
-            is_link=bool(kept & set(stock.inodes([place]))),
-            freed_bytes=stock.plan([place]).freed_bytes,
+            path=same[0].path,
+            names=tuple(place.path for place in same[1:]),
+            source=same[0].source,
+            is_link=bool(kept & inodes),
+            freed_bytes=stock.plan(same).freed_bytes,
         )
-        for place in places[1:]
+        for inodes, same in groups.items()
     )
     plan = stock.plan(places)
     held = stock.inodes(places) | plan.inodes
@@ -409,6 +423,11 @@ def _when(one: ModelSpace, now: datetime) -> str:
         return "none recorded; new"
     known = f"first seen {ago(one.known_since)}"
     return f"never used; {known}" if one.usage == "never" else f"none recorded; {known}"
+
+
+def _where(copy: ModelCopy) -> str:
+    more = f" and {format_number(len(copy.names), 'more name')}" if copy.names else ""
+    return f"{copy.path}{more}"
 
 
 def _leftover(stock: Stock, holding: Holding) -> Leftover:
