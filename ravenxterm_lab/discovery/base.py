@@ -111,6 +111,16 @@ class Source(ABC):
             What earlier scans read; files that did not change are not read again.
         """
 
+    def removable(self) -> bool:
+        """Say whether a model's files are its own, so that they may be moved to the trash.
+
+        Returns
+        -------
+        bool
+            False where something else owns them, as the package manager does those of a package.
+        """
+        return True
+
     def labels(self, model: ModelMetadata) -> tuple[str, ...]:
         """Return what tells this model from others of its name, the best first.
 

@@ -198,6 +198,8 @@ def take_stock(sources: Iterable[Source], cache: ScanCache | None = None) -> Sto
     roots: list[Path] = []
     single: set[Path] = set()
     for source in sources:
+        if not source.removable():
+            continue
         for root in source.roots():
             if root.is_file():
                 single.add(root.parent)

@@ -70,6 +70,10 @@ class PackagesSource(Source):
         """Return the directories of ``search`` that hold an installed distribution."""
         return tuple(site for site in self._search if _any_distribution(site))
 
+    def removable(self) -> bool:
+        """Return False: they go with their package, by its package manager."""
+        return False
+
     def labels(self, model: ModelMetadata) -> tuple[str, ...]:
         """Return the name of the distribution."""
         owner = self._owners.get(model.path)

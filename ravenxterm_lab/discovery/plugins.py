@@ -142,6 +142,12 @@ class _Guarded(Source):
         except _ANYTHING:
             return ()  # the model is told apart by its facts instead
 
+    def removable(self) -> bool:
+        try:
+            return self._source.removable() is True
+        except _ANYTHING:
+            return False
+
     def _checked(self, found: object) -> ModelMetadata | Skipped:
         place = self._place
         try:

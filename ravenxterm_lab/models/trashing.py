@@ -335,6 +335,10 @@ class Housekeeping:
             model = models.get(name)
         if model is not None:
             places = stock.of(model)
+            owners = [one for one in self._sources if one.name == model.source]
+            if not places and owners and not owners[0].removable():
+                what = "; ".join(model.notes) or f"its files belong to {model.source}"
+                raise TrashError(f"{printable(model.name)} cannot be moved to the trash: {what}.")
             if not places:
                 raise TrashError(
                     f"{printable(model.name)} is no longer what was scanned, or is gone. Scan "

@@ -10,7 +10,10 @@ import sysconfig
 import pytest
 from stores import LAYERS, distribution, package
 
-from ravenxterm_lab.discovery import PackagesSource, discover
+from ravenxterm_lab.discovery import DirectorySource, PackagesSource, discover
+from ravenxterm_lab.discovery.holdings import take_stock
+from ravenxterm_lab.exceptions import TrashError
+from ravenxterm_lab.models import ModelRegistry
 
 
 def scan(*sites):
@@ -105,6 +108,31 @@ class TestWhatIsFound:
         (tmp_path / "lib64").symlink_to("lib")
         (model,) = scan(tmp_path / "lib", tmp_path / "lib64", tmp_path / "none").models.values()
         assert (model.path, model.duplicates) == (path, ())
+
+
+class TestSpace:
+    def test_its_files_are_never_moved_to_the_trash(self, files, tmp_path):
+        """A model that its package owns stays where it is, and the refusal names the package."""
+        package(files, tmp_path / "site", layers=LAYERS)
+        copy = tmp_path / "mine" / "small.gguf"
+        copy.parent.mkdir()
+        copy.write_bytes(next((tmp_path / "site").glob("tiny*/models/small.gguf")).read_bytes())
+        packages, mine = PackagesSource([str(tmp_path / "site")]), DirectorySource(copy.parent)
+        stock = take_stock([packages, mine])
+        assert [one.path for one in stock.holdings] == [copy]
+        (model,) = discover([packages]).models.values()
+        assert "goes when that goes" in model.notes[-1]
+        assert (packages.removable(), mine.removable()) == (False, True)
+
+    def test_the_registry_refuses_to_trash_it(self, files, tmp_path, monkeypatch):
+        """The message says which package it is part of; nothing has moved."""
+        path = package(files, tmp_path / "site", layers=LAYERS)
+        monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "site")])
+        monkeypatch.setenv("HOME", str(tmp_path))
+        registry = ModelRegistry(home=tmp_path / "home")
+        with pytest.raises(TrashError, match="part of the Python package tiny-detector"):
+            registry.trash("tiny-detector/small")
+        assert path.exists()
 
 
 class TestTheList:
