@@ -35,8 +35,15 @@ def shown(name: object, limit: int = 120) -> str:
     >>> shown("a\nb")
     "'a\\nb'"
     """
-    text = ascii(name)
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+    whole = True
+    if isinstance(name, str | bytes | list | tuple):
+        # Cut first: an untrusted name may have millions of characters.
+        name, whole = name[:limit], len(name) <= limit
+    try:
+        text = ascii(name)
+    except RecursionError:
+        text = "(too deeply nested to be shown)"
+    return text if whole and len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 class FileWindow:
@@ -52,6 +59,7 @@ class FileWindow:
     Attributes
     ----------
     path : Path
+    chunk : int
     size : int
         Bytes, when the file was opened.
     data : bytes
@@ -65,11 +73,11 @@ class FileWindow:
         If it cannot be opened or is not a regular file.
     """
 
-    __slots__ = ("_chunk", "_fd", "base", "data", "path", "size")
+    __slots__ = ("_fd", "base", "chunk", "data", "path", "size")
 
     def __init__(self, path: Path, chunk: int = 1 << 16) -> None:
         self.path = path
-        self._chunk = chunk
+        self.chunk = chunk
         self.data = b""
         self.base = 0
         self._fd = -1
@@ -129,7 +137,7 @@ class FileWindow:
                 f"truncated: {count} bytes are needed at offset {offset}, but the file has "
                 f"{self.size} bytes ({format_bytes(self.size)}). Download it again."
             )
-        self.data = self._pread(offset, max(count, min(self._chunk, self.size - offset)))
+        self.data = self._pread(offset, max(count, min(self.chunk, self.size - offset)))
         self.base = offset
         if len(self.data) < count:
             raise self.fail("became shorter while it was read; it is being replaced. Scan again.")

@@ -14,6 +14,9 @@ __all__ = [
     "CONFIG_BYTES",
     "DIMENSIONS",
     "ELEMENTS",
+    "FLAT_TABLES",
+    "FLAT_VTABLES",
+    "FLAT_VTABLE_BYTES",
     "GGUF_ARRAY_DEPTH",
     "GGUF_ARRAY_ITEMS",
     "GGUF_HEADER_BYTES",
@@ -24,8 +27,11 @@ __all__ = [
     "GGUF_TENSORS",
     "GGUF_TENSOR_NAME_BYTES",
     "INDEX_BYTES",
+    "INFLATE_STREAMS",
     "JSON_VALUES",
     "LAYERS",
+    "LZ4_BYTES",
+    "LZMA_MEMORY",
     "ONNX_DEPTH",
     "ONNX_FIELDS",
     "ONNX_STRING",
@@ -37,6 +43,11 @@ __all__ = [
     "PICKLE_STRING",
     "SAFETENSORS_HEADER_BYTES",
     "TEXT",
+    "XML_BYTES",
+    "XML_DEPTH",
+    "XML_ELEMENTS",
+    "XML_NAMES",
+    "XML_TOKEN_BYTES",
 ]
 
 _MIB = 1024 * 1024
@@ -80,6 +91,23 @@ ONNX_STRING = 1024
 #: Tensors (or inputs, or outputs) of one ONNX file that are kept in memory at once.
 ONNX_TENSORS = 262_144
 
+#: Tables of one FlatBuffer that are visited; bounds the time.
+FLAT_TABLES = 262_144
+#: Field tables that are kept (a writer shares them: real files have a few dozen), and the bytes
+#: of one (the largest table of the schema has 16 fields).
+FLAT_VTABLES = 4096
+FLAT_VTABLE_BYTES = 1024
+
+#: Bytes of an XML file; the graph of a large diffusion model takes 12 MiB.
+XML_BYTES = 64 * _MIB
+#: Elements within elements (nested graphs included), and elements of one file.
+XML_DEPTH = 256
+XML_ELEMENTS = 2_000_000
+#: Different names of elements and attributes: the parser keeps each for good.
+XML_NAMES = 16_384
+#: Bytes of one tag with its attributes.
+XML_TOKEN_BYTES = _MIB
+
 #: Members of a zip archive, and the bytes of its central directory.
 ARCHIVE_MEMBERS = 100_000
 ARCHIVE_DIRECTORY_BYTES = 32 * _MIB
@@ -87,8 +115,14 @@ ARCHIVE_DIRECTORY_BYTES = 32 * _MIB
 ARCHIVE_RATIO = 200
 #: Pickles inside one archive that are disassembled.
 PICKLE_MEMBERS = 64
-#: Uncompressed bytes of one pickle inside an archive.
+#: Uncompressed bytes of all pickles inside an archive, or of one compressed file.
 PICKLE_BYTES = 64 * _MIB
+#: Compressed streams that follow one another in one file.
+INFLATE_STREAMS = 64
+#: Bytes unpacked from LZ4, which is done in Python.
+LZ4_BYTES = 8 * _MIB
+#: Bytes that an LZMA decoder may take: the largest preset needs 65 MiB.
+LZMA_MEMORY = 80 * _MIB
 #: Opcodes disassembled in one file, and values on the emulated stack and in the memo.
 PICKLE_OPCODES = 500_000
 PICKLE_STACK = 250_000

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
@@ -15,7 +15,14 @@ from ravenxterm_lab.metadata import ModelType
 from ravenxterm_lab.readers import limits
 from ravenxterm_lab.readers.base import FileFacts, Reader, TensorSignature
 from ravenxterm_lab.readers.binary import shown
+from ravenxterm_lab.readers.extents import external_problems
 from ravenxterm_lab.readers.protobuf import BYTES, VARINT, Walker
+from ravenxterm_lab.readers.signatures import (
+    NOT_WEIGHTS,
+    dominant_type,
+    output_width,
+    tasks_of_graph,
+)
 from ravenxterm_lab.readers.text import clean
 
 if TYPE_CHECKING:
@@ -26,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["OnnxReader", "safe_relative_name"]
 
 _T = TypeVar("_T")
+# Tensors have up to 64 dimensions of 64 bits, so that a length may need more than 20 digits.
+_NUMBER = re.compile(r"\d{1,40}")
 
 #: TensorProto.DataType to a name and the bits of one element; strings have no fixed size.
 _TYPES: dict[int, tuple[str, int]] = {
@@ -58,8 +67,6 @@ _TYPES: dict[int, tuple[str, int]] = {
     27: ("F6_E2M3", 6),
     28: ("F6_E3M2", 6),
 }
-_QUANTIZATION = {"I8": "INT8", "U8": "INT8", "I4": "INT4", "U4": "INT4", "I2": "INT2", "U2": "INT2"}
-_NOT_WEIGHTS = frozenset({"I64", "I32", "BOOL", "STRING", "U64", "U32"})
 
 
 @dataclass(slots=True)
@@ -117,6 +124,7 @@ class OnnxReader(Reader):
         graph = model.graph
         elements, by_type, problems = _sum(window, graph)
         external = _external(window, graph)
+        problems += external_problems(window.path.parent, external)
         quantization = _quantization(graph, by_type)
         opset = model.opsets.get("", model.opsets.get("ai.onnx", 0))
         notes = [f"ONNX opset {opset}, IR version {model.ir_version}"]
@@ -126,9 +134,9 @@ class OnnxReader(Reader):
         if others:
             notes.append(f"needs operators of {', '.join(others[:8])}")
         named = {tensor.name for tensor in graph.tensors}
-        inputs = tuple(one for one in graph.inputs if one.name not in named)
-        outputs = tuple(graph.outputs)
-        tasks = _tasks(inputs, outputs)
+        inputs = tuple(_printable(one) for one in graph.inputs if one.name not in named)
+        outputs = tuple(_printable(one) for one in graph.outputs)
+        tasks = tasks_of_graph(inputs, outputs)
         return FileFacts(
             model_type=ModelType.ONNX,
             size_bytes=window.size,
@@ -137,10 +145,10 @@ class OnnxReader(Reader):
             parameter_count=elements,
             active_parameter_count=elements,
             quantization=quantization,
-            embedding_length=_width(outputs) if "embedding" in tasks else None,
+            embedding_length=output_width(outputs) if "embedding" in tasks else None,
             task_types=tasks,
             tensor_bytes=by_type,
-            external=external,
+            external=tuple(external),
             inputs=inputs,
             outputs=outputs,
             problems=problems,
@@ -156,7 +164,9 @@ def safe_relative_name(name: str) -> bool:
     >>> safe_relative_name("weights/model.onnx_data"), safe_relative_name("../../etc/passwd")
     (True, False)
     """
-    if not name or len(name) > 1000 or "\0" in name or "\\" in name or name.startswith(("/", "~")):
+    if not name or len(name) > 1000 or not name.isprintable():
+        return False
+    if "\\" in name or name.startswith(("/", "~")):
         return False
     if re.match(r"^[A-Za-z]:", name):
         return False
@@ -308,13 +318,17 @@ def _tensor_type(walk: Walker, start: int, end: int) -> tuple[str, list[int | st
     return dtype, shape
 
 
+def _printable(one: TensorSignature) -> TensorSignature:
+    return replace(one, name=clean(one.name))
+
+
 def _sum(window: FileWindow, graph: _Graph) -> tuple[int, dict[str, int], tuple[str, ...]]:
     """Count every initializer, and those constants that are weights rather than shapes."""
     elements = 0
     by_type: dict[str, int] = {}
     problems: list[str] = []
     weights = [
-        one for one in graph.constants if _TYPES.get(one.type_id, ("I64", 0))[0] not in _NOT_WEIGHTS
+        one for one in graph.constants if _TYPES.get(one.type_id, ("I64", 0))[0] not in NOT_WEIGHTS
     ]
     for tensor in (*graph.tensors, *weights):
         count = math.prod(tensor.dims)
@@ -334,8 +348,9 @@ def _sum(window: FileWindow, graph: _Graph) -> tuple[int, dict[str, int], tuple[
     return elements, by_type, tuple(problems[:8])
 
 
-def _external(window: FileWindow, graph: _Graph) -> tuple[str, ...]:
-    names: dict[str, None] = {}
+def _external(window: FileWindow, graph: _Graph) -> dict[str, dict[tuple[int, int], str]]:
+    """Return where in each external file which tensor lies."""
+    files: dict[str, dict[tuple[int, int], str]] = {}
     for tensor in (*graph.tensors, *graph.constants):
         if not tensor.external:
             continue
@@ -345,47 +360,25 @@ def _external(window: FileWindow, graph: _Graph) -> tuple[str, ...]:
                 f"keeps tensor {shown(tensor.name)} in the external file {shown(name)}, which "
                 "is not inside its directory; nothing of it is read."
             )
-        names[name] = None
-        if len(names) > limits.GGUF_KEEP_ITEMS:
+        offset, length = tensor.external.get("offset", "0"), tensor.external.get("length")
+        if length is None:
+            bits = _TYPES.get(tensor.type_id, ("unknown", 0))[1]
+            length = str(-(-math.prod(tensor.dims) * bits // 8))
+        if not (_NUMBER.fullmatch(offset) and _NUMBER.fullmatch(length)):
+            raise window.fail(
+                f"keeps tensor {shown(tensor.name)} at {shown(offset)}, {shown(length)} bytes "
+                "long; two numbers are needed."
+            )
+        files.setdefault(name, {})[int(offset), int(length)] = tensor.name
+        if len(files) > limits.GGUF_KEEP_ITEMS:
             raise window.fail("names too many external files.")
-    return tuple(names)
+    return files
 
 
 def _quantization(graph: _Graph, by_type: dict[str, int]) -> str | None:
-    weights = {name: size for name, size in by_type.items() if name not in _NOT_WEIGHTS and size}
-    if not weights:
-        return None
-    dominant = max(weights, key=lambda name: weights[name])
+    weights = {name: size for name, size in by_type.items() if name not in NOT_WEIGHTS}
+    dominant = max(weights, key=lambda name: weights[name], default=None)
     if dominant == "U8" and graph.packed:
         widths = list(graph.packed.values())
         return f"INT{max(set(widths), key=widths.count)}"
-    eight = sum(weights.get(name, 0) for name in ("I8", "U8"))
-    if eight * 2 > sum(weights.values()):
-        return "INT8"
-    return _QUANTIZATION.get(dominant, dominant)
-
-
-def _width(outputs: tuple[TensorSignature, ...]) -> int | None:
-    last = next((one.shape[-1] for one in outputs if one.shape), None)
-    return last if isinstance(last, int) and last > 0 else None
-
-
-def _tasks(
-    inputs: tuple[TensorSignature, ...], outputs: tuple[TensorSignature, ...]
-) -> tuple[str, ...]:
-    """Say what a graph does where its signature alone shows it."""
-    takes = {one.name for one in inputs}
-    gives = {one.name for one in outputs}
-    if "input_ids" in takes:
-        if gives & {"last_hidden_state", "sentence_embedding", "token_embeddings", "embeddings"}:
-            return ("embedding",)
-        if any(name.startswith(("past_key_values", "past_key")) for name in takes):
-            return ("text_generation",)
-        return ()
-    if {"input", "state"} <= takes and "stateN" in gives:
-        return ("voice_activity_detection",)
-    if {"input", "h", "c"} <= takes and {"hn", "cn"} <= gives:
-        return ("voice_activity_detection",)
-    if takes == {"bytes"} and "target_label" in gives:
-        return ("file_type",)
-    return ()
+    return dominant_type(by_type)

@@ -17,6 +17,7 @@ from ravenxterm_lab.metadata import ModelType
 from ravenxterm_lab.readers import limits
 from ravenxterm_lab.readers.base import FileFacts, Reader
 from ravenxterm_lab.readers.binary import FileWindow, shown
+from ravenxterm_lab.readers.inflate import Inflated, compression_of, refuse_bomb, unpacked
 from ravenxterm_lab.readers.pickle_opcodes import PickleListing, list_pickle
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = ["VERDICT", "PickleArchiveReader"]
 VERDICT = "contains pickle; not inspected by loading"
 
 _ZIP = b"PK\x03\x04"
+_PLAIN = (".pkl", ".pickle", ".joblib")
 _STORAGES = {
     "FloatStorage": ("F32", 4),
     "HalfStorage": ("F16", 2),
@@ -42,6 +44,9 @@ _STORAGES = {
     "QUInt8Storage": ("U8", 1),
     "ComplexFloatStorage": ("C64", 8),
 }
+#: dtype of a numpy array to a name; the bytes of one element are its digits.
+_ARRAYS = {"f": "F", "i": "I", "u": "U", "b": "BOOL", "c": "C"}
+_UNLISTED = "(unlisted: the pickle was not read to its end)"
 # What a file of plain tensors imports, as in PyTorch's own `weights_only` list. Being on this
 # list says that a name is expected, not that a file is harmless.
 _EXPECTED = frozenset(
@@ -103,29 +108,36 @@ class PickleArchiveReader(Reader):
         if head[0] == 0x80:
             return 2 <= head[1] <= 5
         # Protocols 0 and 1 have no magic: only suffixes that mean nothing else are believed.
-        plain = path.suffix.lower() in (".pkl", ".pickle", ".joblib")
-        return plain and (head[0] in b"(cl]}" or _compressed(head))
+        plain = path.suffix.lower() in _PLAIN
+        return plain and (head[0] in b"(cl]}" or compression_of(head) is not None)
 
     def parse(self, window: FileWindow) -> FileFacts:
         """List the globals of every pickle in the file."""
         head = window.head(16)
+        compression = compression_of(head)
         listing = PickleListing()
         notes: list[str] = []
+        problems: list[str] = []
         script = False
         if head.startswith((_ZIP, b"PK\x05\x06")):
-            script = _read_zip(window, listing, notes)
-        elif _compressed(head):
-            _read_compressed(window, listing, notes)
+            script = _read_zip(window, listing, notes, problems)
+        elif compression is not None:
+            most = limits.LZ4_BYTES if compression == "lz4" else limits.PICKLE_BYTES
+            listing.joblib = True
+            _read_row(window, Inflated(window, unpacked(window), most), listing, notes)
+            notes.append(f"compressed with {compression}")
         elif head and head[0] in b"\x80(cl]}":
-            _read_raw(window, listing, notes)
+            listing.joblib = window.path.suffix.lower() in _PLAIN
+            _read_row(window, window, listing, notes)
         else:
             raise window.fail(self.not_this_format(window, "a pickle or an archive of pickles"))
+        if script:
+            notes.append("TorchScript: holds program code of its own, which is never run here")
         by_type, elements = _tensors(listing)
         unexpected = [name for name in listing.names if not _expected(name, script)]
-        problems: tuple[str, ...] = ()
         if unexpected:
             more = f" and {len(unexpected) - 8} more" if len(unexpected) > 8 else ""
-            problems = (f"{VERDICT}: it would import {', '.join(unexpected[:8])}{more}",)
+            problems.insert(0, f"{VERDICT}: it would import {', '.join(unexpected[:8])}{more}")
         else:
             notes.insert(0, VERDICT)
         dominant = max(by_type, key=lambda name: by_type[name], default=None)
@@ -140,26 +152,9 @@ class PickleArchiveReader(Reader):
             quantization=dominant,
             tensor_bytes=by_type,
             pickle_globals=tuple(listing.names),
-            problems=problems,
+            problems=tuple(problems),
             notes=tuple(notes),
         )
-
-
-class _Memory:
-    """A member's content, as a ``Source`` of opcodes."""
-
-    __slots__ = ("_data", "_window", "size")
-
-    def __init__(self, data: bytes, window: FileWindow) -> None:
-        self._data = data
-        self._window = window
-        self.size = len(data)
-
-    def read(self, offset: int, count: int) -> bytes:
-        return self._data[offset : offset + count]
-
-    def fail(self, reason: str) -> ModelFileError:
-        return self._window.fail(reason)
 
 
 class _Bounded(io.RawIOBase):
@@ -211,10 +206,6 @@ def _expected(name: str, script: bool) -> bool:
     return script and (name.startswith(("__torch__.", "torch.jit._pickle.")))
 
 
-def _compressed(head: bytes) -> bool:
-    return head[:2] in (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda", b"\x1f\x8b")
-
-
 def _tensors(listing: PickleListing) -> tuple[dict[str, int], int]:
     by_type: dict[str, int] = {}
     elements = 0
@@ -222,54 +213,41 @@ def _tensors(listing: PickleListing) -> tuple[dict[str, int], int]:
         name, size = _STORAGES.get(kind, ("unknown", 1))
         by_type[name] = by_type.get(name, 0) + count * size
         elements += count
+    for dtype, count in listing.arrays.values():
+        letter, width = dtype[0], int(dtype[1:] or 1)
+        if letter not in _ARRAYS:
+            continue
+        name = _ARRAYS[letter] + ("" if letter == "b" else str(8 * width))
+        by_type[name] = by_type.get(name, 0) + count * width
+        elements += count
     return by_type, elements
 
 
-def _read_raw(window: FileWindow, listing: PickleListing, notes: list[str]) -> None:
+def _read_row(
+    window: FileWindow, source: FileWindow | Inflated, listing: PickleListing, notes: list[str]
+) -> None:
     """List pickles that follow one another, as older PyTorch files and joblib files hold them."""
     start = 0
     for number in range(limits.PICKLE_MEMBERS):
-        list_pickle(window, start, listing)
+        list_pickle(source, start, listing)
         if listing.stopped is not None:
-            known = number or "joblib.numpy_pickle.NumpyArrayWrapper" in listing.names
-            if not known and not listing.names:
+            if not listing.names and not listing.capped:
                 raise window.fail(f"is not a pickle: {listing.stopped}.")
             notes.append(f"listed as far as byte {listing.end}, then: {listing.stopped}")
+            # What follows in an older PyTorch file is bare data, which is no pickle at all.
+            if number == 0 or listing.capped or source is not window:
+                listing.names[_UNLISTED] = None
             return
         start = listing.end
-        if start + 2 > window.size or window.read(start, 1) != b"\x80":
+        if start >= source.size or source.read(start, 1) != b"\x80":
             break
-    if start < window.size:
+    if start < window.size and source is window:
         notes.append(f"{window.size - start} bytes follow the pickle and were not looked into")
 
 
-def _read_compressed(window: FileWindow, listing: PickleListing, notes: list[str]) -> None:
-    inflate = zlib.decompressobj(wbits=47)
-    out = bytearray()
-    pos = 0
-    try:
-        while pos < window.size and len(out) < limits.PICKLE_BYTES and not inflate.eof:
-            block = window.read(pos, min(1 << 16, window.size - pos))
-            pos += len(block)
-            out += inflate.decompress(block, limits.PICKLE_BYTES - len(out))
-            _refuse_bomb(window, window.path.name, pos, len(out))
-    except zlib.error as error:
-        raise window.fail(f"cannot be decompressed: {error}.") from error
-    list_pickle(_Memory(bytes(out), window), 0, listing)
-    if listing.stopped is not None:
-        if not listing.names:
-            raise window.fail(f"is not a compressed pickle: {listing.stopped}.")
-        notes.append(f"listed as far as byte {listing.end}, then: {listing.stopped}")
-
-
-def _refuse_bomb(window: FileWindow, name: str, packed: int, unpacked: int) -> None:
-    if unpacked > 1 << 20 and unpacked > packed * limits.ARCHIVE_RATIO:
-        raise window.fail(
-            f"{shown(name)} unpacks to more than {limits.ARCHIVE_RATIO} times its size: a zip bomb."
-        )
-
-
-def _read_zip(window: FileWindow, listing: PickleListing, notes: list[str]) -> bool:
+def _read_zip(
+    window: FileWindow, listing: PickleListing, notes: list[str], problems: list[str]
+) -> bool:
     """List the pickles in a zip archive; say whether it is TorchScript."""
     _check_directory(window)
     try:
@@ -281,14 +259,19 @@ def _read_zip(window: FileWindow, listing: PickleListing, notes: list[str]) -> b
             if packed > window.size:
                 raise window.fail("has members that overlap: a zip bomb.")
             for member in members:
-                _refuse_bomb(window, member.filename, member.compress_size, member.file_size)
+                refuse_bomb(window, member.filename, member.compress_size, member.file_size)
             pickles = [one for one in members if one.filename.lower().endswith((".pkl", ".pickle"))]
             if not pickles:
                 raise window.fail("is a zip archive without a pickle in it; not a PyTorch file.")
             if len(pickles) > limits.PICKLE_MEMBERS:
                 raise window.fail(f"has {len(pickles)} pickles.")
+            left = limits.PICKLE_BYTES
             for member in pickles:
+                left -= member.file_size
+                if left < 0:
+                    raise window.fail(f"{shown(member.filename)} has {member.file_size} bytes.")
                 _list_member(window, archive, member, listing, notes)
+            problems.extend(_short_storages(members, listing))
             odd = [one.filename for one in members if _leaves(one.filename)]
             if odd:
                 raise window.fail(f"has the member {shown(odd[0])}, which leaves the archive.")
@@ -311,17 +294,30 @@ def _list_member(
     listing: PickleListing,
     notes: list[str],
 ) -> None:
-    if member.file_size > limits.PICKLE_BYTES:
-        raise window.fail(f"{shown(member.filename)} has {member.file_size} bytes.")
+    # The other methods of zip unpack whatever a block holds at once.
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise window.fail(f"{shown(member.filename)} is compressed as PyTorch never does.")
+    stem = member.filename.rpartition(".")[0]
+    listing.place = f"{stem}/"
     with archive.open(member) as stream:
-        data = stream.read(limits.PICKLE_BYTES + 1)
-    if len(data) > limits.PICKLE_BYTES:
-        raise window.fail(f"{shown(member.filename)} is larger than it says: a zip bomb.")
-    list_pickle(_Memory(data, window), 0, listing)
+        pieces = iter(lambda: stream.read(1 << 16), b"")
+        list_pickle(Inflated(window, pieces, limits.PICKLE_BYTES), 0, listing)
     if listing.stopped is not None:
         notes.append(f"{shown(member.filename)} was listed in part: {listing.stopped}")
         # A part that was not listed could hold anything.
-        listing.names["(unlisted: the pickle is damaged)"] = None
+        listing.names[_UNLISTED] = None
+
+
+def _short_storages(members: list[zipfile.ZipInfo], listing: PickleListing) -> list[str]:
+    """Say which storages have a member of another size than their type and count need."""
+    sizes = {one.filename: one.file_size for one in members}
+    problems = []
+    for (place, key), (kind, count) in listing.storages.items():
+        size = sizes.get(f"{place}{key}")
+        width = _STORAGES.get(kind, ("", 0))[1]
+        if size is not None and width and size != count * width:
+            problems.append(f"storage {shown(key)} has {size} bytes; {count * width} are needed")
+    return problems[:8]
 
 
 def _leaves(name: str) -> bool:

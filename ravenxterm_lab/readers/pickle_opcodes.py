@@ -6,7 +6,9 @@ only, because the operands of STACK_GLOBAL lie on it. Long arguments are skipped
 
 from __future__ import annotations
 
+import math
 import pickletools
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,7 +22,7 @@ __all__ = ["Global", "PickleListing", "Source", "list_pickle"]
 
 
 class Source(Protocol):
-    """Bytes at offsets: a ``FileWindow``, or the content of an archive's member."""
+    """Bytes at offsets that only grow: a ``FileWindow``, or what a compressed file unpacks to."""
 
     size: int
 
@@ -45,19 +47,32 @@ class PickleListing:
     ----------
     names : dict of str to None
         Globals that would be imported, in order.
-    storages : dict of str to (str, int)
-        Tensor storages by key: the class's name and the number of elements.
+    place : str
+        Where in its archive the pickle lies; storages of different places are different ones.
+    storages : dict of (str, str) to (str, int)
+        Tensor storages by place and key: the class's name and the number of elements.
+    arrays : dict of int to (str, int)
+        numpy arrays that joblib wrote between the opcodes, by offset: the dtype, such as
+        ``"f4"``, and the number of elements.
     end : int
         Offset behind the last STOP opcode.
     stopped : str or None
         Why the walk ended early, if it did.
+    joblib : bool
+        Whether it may be of joblib's, with arrays between the opcodes.
+    capped : bool
+        Whether that was a cap of ours: an unpickler would have gone on.
     opcodes : int
     """
 
     names: dict[str, None] = field(default_factory=dict)
-    storages: dict[str, tuple[str, int]] = field(default_factory=dict)
+    place: str = ""
+    storages: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
+    arrays: dict[int, tuple[str, int]] = field(default_factory=dict)
     end: int = 0
     stopped: str | None = None
+    joblib: bool = False
+    capped: bool = False
     opcodes: int = 0
 
 
@@ -84,6 +99,11 @@ _INTEGERS = frozenset({"BININT", "BININT1", "BININT2", "LONG1"})
 _MEMO_PUT = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 _MEMO_GET = frozenset({"GET", "BINGET", "LONG_BINGET"})
 _LINE = 4096
+_DTYPE = re.compile(r"([biufcmMSUV?])(\d{0,9})")
+_NESTED = 8
+#: Twice the number of items of a dictionary that are kept; the wrapper has six.
+_KEPT = 32
+_ARRAY, _DTYPE_NAME = "joblib.numpy_pickle.NumpyArrayWrapper", "numpy.dtype"
 
 
 def list_pickle(source: Source, start: int, listing: PickleListing) -> None:
@@ -96,13 +116,22 @@ def list_pickle(source: Source, start: int, listing: PickleListing) -> None:
     ModelFileError
         If the source can no longer be read.
     """
-    listing.stopped = _Walk(source, start, listing).run()
+    listing.stopped = _Walk(source, start, listing, 0).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """An object that the pickle would build: of what class, and from which text."""
+
+    kind: str
+    text: str = ""
 
 
 class _Walk:
-    __slots__ = ("listing", "memo", "pos", "source", "stack")
+    __slots__ = ("_depth", "listing", "memo", "pos", "source", "stack")
 
-    def __init__(self, source: Source, start: int, listing: PickleListing) -> None:
+    def __init__(self, source: Source, start: int, listing: PickleListing, depth: int) -> None:
+        self._depth = depth
         self.source = source
         self.pos = start
         self.listing = listing
@@ -117,10 +146,13 @@ class _Walk:
                 return f"ends without a STOP opcode at byte {at}"
             self.listing.opcodes += 1
             if self.listing.opcodes > limits.PICKLE_OPCODES:
-                return f"has more than {limits.PICKLE_OPCODES} opcodes"
+                return self._cap(f"has more than {limits.PICKLE_OPCODES} opcodes")
             if len(self.stack) + len(self.memo) > limits.PICKLE_STACK:
-                return f"keeps more than {limits.PICKLE_STACK} values"
-            code = self.source.read(at, 1)[0]
+                return self._cap(f"keeps more than {limits.PICKLE_STACK} values")
+            raw = self.source.read(at, 1)
+            if not raw:
+                return f"ends without a STOP opcode at byte {at}"
+            code = raw[0]
             opcode = _TABLE.get(code)
             if opcode is None:
                 return f"byte {at} ({code:#04x}) is not a pickle opcode"
@@ -131,8 +163,17 @@ class _Walk:
             if opcode.name == "STOP":
                 self.listing.end = self.pos
                 return None
-            if not self._apply(opcode, argument):
+            popped = self._apply(opcode, argument)
+            if popped is None:
                 return f"{opcode.name} at byte {at} finds too little on the stack"
+            if opcode.name == "BUILD" and self.listing.joblib and popped[0] == _Made(_ARRAY):
+                reason = self._pass_array(popped[1])
+                if reason is not None:
+                    return reason
+
+    def _cap(self, reason: str) -> str:
+        self.listing.capped = True
+        return reason
 
     def _argument(self, opcode: pickletools.OpcodeInfo) -> object:
         kind = opcode.arg
@@ -160,30 +201,33 @@ class _Walk:
         if count > self.source.size - self.pos:
             return _Broken(f"claims {count} bytes, more than are left")
         kept = self.source.read(self.pos, count) if count <= limits.PICKLE_STRING else b""
+        if count <= limits.PICKLE_STRING and len(kept) < count:
+            return _Broken(f"claims {count} bytes, more than are left")
         self.pos += count
         return kept
 
-    def _apply(self, opcode: pickletools.OpcodeInfo, argument: object) -> bool:
+    def _apply(self, opcode: pickletools.OpcodeInfo, argument: object) -> list[object] | None:
+        """Do to the stack what an opcode does; return what it took, None if too little is there."""
         name, stack = opcode.name, self.stack
         raw = argument if isinstance(argument, bytes) else b""
         if name in _MEMO_PUT or name == "MEMOIZE":
             if not stack:
-                return False
+                return None
             self.memo[len(self.memo) if name == "MEMOIZE" else _index(name, raw)] = stack[-1]
-            return True
+            return []
         if name in _MEMO_GET:
             stack.append(self.memo.get(_index(name, raw)))
-            return True
+            return []
         if name == "DUP":
             stack.append(stack[-1] if stack else None)
-            return True
+            return []
         popped = self._pop(opcode)
         if popped is None:
-            return False
+            return None
         value = self._value(name, raw, popped)
         for made in opcode.stack_after:
             stack.append(_MARK if made is pickletools.markobject else value)
-        return True
+        return popped
 
     def _pop(self, opcode: pickletools.OpcodeInfo) -> list[object] | None:
         stack = self.stack
@@ -225,6 +269,39 @@ class _Walk:
             return tuple(popped) if len(popped) <= 8 else None
         if name == "BINPERSID" and popped:
             self._storage(popped[0])
+        return _object(name, popped)
+
+    def _pass_array(self, state: object) -> str | None:
+        """Step over the array that joblib writes behind its wrapper; say why that cannot be.
+
+        Source: ``NumpyArrayWrapper.write_array`` of joblib: a pickle of its own for an array of
+        objects; else a byte with the length of the padding, the padding, and the elements.
+        """
+        found = state if isinstance(state, dict) else {}
+        dtype, shape = found.get("dtype"), found.get("shape")
+        text = dtype.text if isinstance(dtype, _Made) and dtype.kind == _DTYPE_NAME else ""
+        if text.startswith("O"):
+            if self._depth >= _NESTED:
+                return self._cap("nests arrays of objects too deeply")
+            inner = _Walk(self.source, self.pos, self.listing, self._depth + 1)
+            reason = inner.run()
+            self.pos = inner.pos
+            return reason
+        match = _DTYPE.fullmatch(text)
+        if match is None or not isinstance(shape, tuple) or not all(type(n) is int for n in shape):
+            return self._cap("holds an array whose size is not told")
+        count = math.prod(shape)
+        if count < 0 or count > limits.ELEMENTS:
+            return f"holds an array of {count} elements"
+        # From 1 to 16, none of which is an opcode: here pickle itself would stop, and nothing can
+        # hide among the elements. Joblib before 1.2 wrote no padding.
+        padding = self.source.read(self.pos, 1)
+        if "numpy_array_alignment_bytes" not in found or not padding or not 0 < padding[0] <= 16:
+            return self._cap("holds an array that an older joblib wrote, which is not looked into")
+        self.pos += 1 + padding[0]
+        if len(self.listing.arrays) < limits.ARCHIVE_MEMBERS:
+            self.listing.arrays[self.pos] = (text, count)
+        self.pos += count * int(match[2] or 1) * (4 if match[1] == "U" else 1)
         return None
 
     def _name(self, module: object, attribute: object) -> Global:
@@ -246,7 +323,31 @@ class _Walk:
             return
         storages = self.listing.storages
         if 0 <= count <= limits.ELEMENTS and len(storages) < limits.ARCHIVE_MEMBERS:
-            storages[key] = (str(kind).rpartition(".")[2], count)
+            storages[self.listing.place, key] = (str(kind).rpartition(".")[2], count)
+
+
+def _object(name: str, popped: list[object]) -> object:
+    """Return what is known of an object, as far as joblib's wrapper of arrays needs it."""
+    if name in ("NEWTRUE", "NEWFALSE"):
+        return name == "NEWTRUE"
+    if name == "EMPTY_TUPLE":
+        return ()
+    if name == "EMPTY_DICT":
+        return {}
+    if name in ("SETITEM", "SETITEMS") and isinstance(popped[0], dict):
+        target, pairs = popped[0], popped[1:]
+        if len(target) < _KEPT:
+            for key, value in zip(pairs[:_KEPT:2], pairs[1:_KEPT:2], strict=False):
+                if isinstance(key, str):
+                    target[key] = value
+        return target
+    if name in ("REDUCE", "NEWOBJ") and isinstance(popped[0], Global):
+        arguments = popped[1]
+        first = arguments[0] if isinstance(arguments, tuple) and arguments else None
+        return _Made(str(popped[0]), first[:16] if isinstance(first, str) else "")
+    if name == "BUILD":
+        return popped[0]
+    return None
 
 
 @dataclass(frozen=True, slots=True)
