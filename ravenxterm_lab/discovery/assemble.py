@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.discovery.base import Skipped
-from ravenxterm_lab.discovery.cache import ScanCache
-from ravenxterm_lab.discovery.grouping import Group, group_files
+from ravenxterm_lab.discovery.cache import Passing, ScanCache
+from ravenxterm_lab.discovery.contents import DESCRIBING, external_paths, mark_of, read_group
+from ravenxterm_lab.discovery.grouping import INDEX_SUFFIX, Group, group_files
 from ravenxterm_lab.discovery.naming import base_name, is_generic
-from ravenxterm_lab.exceptions import ModelFileError
+from ravenxterm_lab.discovery.walk import list_folder
 from ravenxterm_lab.metadata import ModelMetadata, ModelType
-from ravenxterm_lab.readers import fingerprint, read_config, reader_for, with_config
-from ravenxterm_lab.readers.base import active_parameters
-from ravenxterm_lab.readers.binary import shown
+from ravenxterm_lab.readers.dispatch import SUFFIXES
 from ravenxterm_lab.readers.files import is_file
-from ravenxterm_lab.readers.gguf_types import quantization_of
-from ravenxterm_lab.readers.text import clean
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from ravenxterm_lab.discovery.facts_json import Facts
     from ravenxterm_lab.discovery.walk import Folder
     from ravenxterm_lab.readers import FileFacts
 
@@ -43,7 +40,6 @@ _COMPANIONS = (
     "modules.json",
     "adapter_config.json",
 )
-_DESCRIBING = ("config.json", "adapter_config.json", "modules.json", "README.md")
 _POOLING = ("1_Pooling", "config.json")
 
 
@@ -71,22 +67,74 @@ def assemble_folder(
     """
     cache = ScanCache() if cache is None else cache
     yield from folder.skipped
-    found: list[tuple[Group, FileFacts, str, tuple[str, ...]]] = []
-    attached: list[tuple[Path, FileFacts]] = []
+    marks = tuple(mark_of(folder, name) for name in folder.files if _matters(name))
+    if not marks:
+        return
+    above = None
+    if folder.path != root and is_generic(folder.path.name):
+        # A repository keeps its ONNX files one level below its tokenizer.
+        above = folder.above or list_folder(folder.path.parent, source)
+    pooling = _pooling(folder, above)
+    signature = (tuple(folder.files), marks, pooling, above and _marks_above(above))
+    key = (source, str(root), str(folder.path))
+    told: list[Path] = []
+
+    def tell(path: Path) -> None:
+        told.append(path)
+        if progress is not None:
+            progress(path)
+
+    def compute() -> tuple[tuple[list[ModelMetadata | Skipped], list[Path]], bool]:
+        groups = list(_read_groups(folder, source, tell, cache, above))
+        beside = _companions(folder, above) + pooling if any(r for _, r in groups) else ()
+        found = list(_models(groups, folder, root, source, beside))
+        # What depends on files elsewhere, or on luck, is looked at every time.
+        return (found, told), not any(_fleeting(read) for _, read in groups)
+
+    found, paths = cache.folder(key, signature, compute)
+    if progress is not None and paths is not told:
+        for path in paths:
+            progress(path)
+    yield from found
+
+
+def _read_groups(
+    folder: Folder,
+    source: str,
+    progress: Callable[[Path], None],
+    cache: ScanCache,
+    above: Folder | None,
+) -> Iterator[tuple[Group | Skipped, Facts]]:
     for group in group_files(folder, source, cache):
         if isinstance(group, Skipped):
-            yield group
+            yield group, None
             continue
-        if progress is not None:
-            progress(group.paths[0])
-        read = read_group(group, folder, cache)
-        if isinstance(read, str):
+        progress(group.paths[0])
+        yield group, read_group(group, folder, cache, above)
+
+
+def _fleeting(read: Facts) -> bool:
+    return isinstance(read, Passing) or (isinstance(read, tuple) and bool(read[0].external))
+
+
+def _models(
+    groups: list[tuple[Group | Skipped, Facts]],
+    folder: Folder,
+    root: Path,
+    source: str,
+    companions: tuple[Path, ...],
+) -> Iterator[ModelMetadata | Skipped]:
+    found: list[tuple[Group, FileFacts, str, tuple[str, ...]]] = []
+    attached: list[tuple[Path, FileFacts]] = []
+    for group, read in groups:
+        if isinstance(group, Skipped):
+            yield group
+        elif isinstance(read, str):
             yield Skipped(group.paths[0], read, source)
         elif read is not None and read[0].kind == "model":
             found.append((group, *read))
         elif read is not None and read[0].kind != "other":
             attached.append((group.paths[0], read[0]))
-    companions = _companions(folder, root)
     for group, facts, mark, problems in found:
         extra = _attach(attached, facts, len(found))
         yield build_model(
@@ -97,7 +145,7 @@ def assemble_folder(
             source=source,
             companions=companions + extra,
             problems=group.problems + problems,
-            external=_external_paths(folder.path, facts),
+            external=external_paths(folder.path, facts),
         )
     taken = {path for group, facts, *_ in found for path in _attach(attached, facts, len(found))}
     for path, facts in attached:
@@ -105,27 +153,6 @@ def assemble_folder(
             article = "an" if facts.kind == "adapter" else "a"
             reason = f"{article} {facts.kind}, not a model by itself; none to attach it to is here"
             yield Skipped(path, reason, source)
-
-
-def read_group(
-    group: Group, folder: Folder, cache: ScanCache
-) -> tuple[FileFacts, str, tuple[str, ...]] | str | None:
-    """Read a group's files, or recall them where none has changed.
-
-    Returns
-    -------
-    tuple, str or None
-        Summed facts, fingerprint and problems; the reason why it is no model; or None for a
-        file that only happens to have a suffix of ours.
-    """
-    stats = [folder.files.get(path.name) for path in group.paths]
-    beside = [folder.files.get(name) for name in _DESCRIBING]
-    above = _stat(folder.path.parent / "config.json") if is_generic(folder.path.name) else None
-    signature = tuple(
-        (one.st_size, one.st_mtime_ns, one.st_ino) if one is not None else None
-        for one in (*stats, *beside, above)
-    )
-    return cache.get(("group", group.paths), (group, signature), lambda: _read(group, folder))
 
 
 def build_model(
@@ -181,108 +208,41 @@ def build_model(
     )
 
 
-def _read(group: Group, folder: Folder) -> tuple[FileFacts, str, tuple[str, ...]] | str | None:
-    first = group.paths[0]
-    parts: list[FileFacts] = []
-    problems: list[str] = []
-    try:
-        for path in group.paths:
-            reader = reader_for(path)
-            if reader is None:
-                return None
-            try:
-                parts.append(reader.read(path))
-            except ModelFileError as error:
-                if group.count == 1:
-                    raise
-                problems.append(clean(str(error), 400))
-        if not parts:
-            return problems[0]
-        facts = _sum(parts, group, problems)
-        directory = folder.path
-        if is_generic(directory.name) and "config.json" not in folder.files:
-            directory = directory.parent
-        facts = with_config(facts, read_config(directory))
-        external = _external_paths(folder.path, facts)
-        facts = _with_external(facts, folder.path, problems)
-        mark = fingerprint((*group.paths, *external))
-        if any(_changed(path, folder.files.get(path.name)) for path in group.paths):
-            return "changed while it was read (a download, or a replacement). Scan again."
-    except ModelFileError as error:
-        return clean(str(error), 400).removeprefix(f"{shown(str(first))}: ")
-    return facts, mark, tuple(problems)
-
-
-def _sum(parts: list[FileFacts], group: Group, problems: list[str]) -> FileFacts:
-    """Sum the facts of all shards; what only the first states is taken from it."""
-    first = parts[0]
-    counts = {part.split[1] for part in parts if part.split is not None}
-    if counts - {group.count} or (counts and group.count == 1):
-        problems.append(
-            f"says it is one of {max(counts)} shards, but {group.count} are named as a set"
-        )
-    if len(parts) == 1:
-        return first
-    tensor_bytes: dict[str, int] = {}
-    for part in parts:
-        for kind, size in part.tensor_bytes.items():
-            tensor_bytes[kind] = tensor_bytes.get(kind, 0) + size
-    total = sum(part.parameter_count or 0 for part in parts)
-    in_experts = sum(part.expert_parameter_count for part in parts)
-    quantization, _ = quantization_of(first.file_type, {}, tensor_bytes)
-    unknown = in_experts and first.experts is None
-    widths = next((part for part in parts if part.embedding_length), first)
-    kinds = {part.kind for part in parts}
-    return replace(
-        first,
-        kind="model" if "model" in kinds else first.kind,
-        size_bytes=sum(part.size_bytes for part in parts),
-        parameter_count=total,
-        active_parameter_count=(
-            None if unknown else active_parameters(total, in_experts, first.experts)
-        ),
-        expert_parameter_count=in_experts,
-        quantization=first.quantization if first.file_type is not None else quantization,
-        embedding_length=widths.embedding_length,
-        vocabulary_size=first.vocabulary_size or widths.vocabulary_size,
-        tensor_bytes=tensor_bytes,
-        pickle_globals=tuple(dict.fromkeys(name for p in parts for name in p.pickle_globals)),
-        problems=tuple(dict.fromkeys(text for part in parts for text in part.problems)),
-        notes=tuple(dict.fromkeys(text for part in parts for text in part.notes)),
+@lru_cache(maxsize=4096)
+def _matters(name: str) -> bool:
+    """Say whether the content of a file of that name may decide what is found."""
+    dot = name.rfind(".")
+    return (
+        (dot >= 0 and name[dot:].lower() in SUFFIXES)
+        or name in DESCRIBING
+        or name.endswith(INDEX_SUFFIX)
     )
 
 
-def _external_paths(directory: Path, facts: FileFacts) -> tuple[Path, ...]:
-    paths = (directory / name for name in facts.external)
-    return tuple(path for path in paths if is_file(path))
+def _marks_above(above: Folder) -> tuple[object, ...]:
+    here = tuple(name for name in _COMPANIONS if name in above.files)
+    return (here, tuple(mark_of(above, name) for name in DESCRIBING))
 
 
-def _with_external(facts: FileFacts, directory: Path, problems: list[str]) -> FileFacts:
-    size = facts.size_bytes
-    for name in facts.external:
-        status = _stat(directory / name)
-        if status is None:
-            problems.append(f"missing external data: {clean(name)}")
-        else:
-            size += status.st_size
-    return replace(facts, size_bytes=size)
-
-
-def _companions(folder: Folder, root: Path) -> tuple[Path, ...]:
+def _companions(folder: Folder, above: Folder | None) -> tuple[Path, ...]:
     found = [folder.path / name for name in _COMPANIONS if name in folder.files]
-    pooling = folder.path.joinpath(*_POOLING)
-    if is_file(pooling):
-        found.append(pooling)
-    if folder.path != root and is_generic(folder.path.name):
-        # A repository keeps its ONNX files one level below its tokenizer.
-        here = {path.name for path in found}
-        parent = folder.path.parent
+    if above is not None:
         found.extend(
-            parent / name for name in _COMPANIONS if name not in here and is_file(parent / name)
+            above.path / name
+            for name in _COMPANIONS
+            if name in above.files and name not in folder.files
         )
-        if not is_file(pooling) and is_file(parent.joinpath(*_POOLING)):
-            found.append(parent.joinpath(*_POOLING))
     return tuple(found)
+
+
+def _pooling(folder: Folder, above: Folder | None) -> tuple[Path, ...]:
+    """Return the pooling configuration of a sentence-transformers model, if there is one."""
+    for place in (folder, above):
+        if place is not None and any(child.name == _POOLING[0] for child in place.folders):
+            path = place.path.joinpath(*_POOLING)
+            if is_file(path):
+                return (path,)
+    return ()
 
 
 def _attach(
@@ -297,17 +257,3 @@ def _attach(
         if other.model_type is facts.model_type
         and (other.kind == "projector" or (other.kind == "adapter" and models == 1))
     )
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except (OSError, ValueError):
-        return None
-
-
-def _changed(path: Path, before: os.stat_result | None) -> bool:
-    now = _stat(path)
-    if now is None or before is None:
-        return now is not before
-    return (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns)

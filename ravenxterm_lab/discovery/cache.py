@@ -1,15 +1,48 @@
-"""What earlier scans of this process read, so that an unchanged file is not read again."""
+"""What earlier scans read, so that an unchanged file is not read again."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ravenxterm_lab.discovery.budget import Budget
+from ravenxterm_lab.discovery.facts_json import FORMAT, Facts, decode, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterable, Iterator
 
-__all__ = ["ScanCache"]
+    from ravenxterm_lab.readers import FileFacts, ModelConfig
+    from ravenxterm_lab.readers.model_config import ModelCard
+
+__all__ = ["Passing", "Remembered", "ScanCache"]
 
 _T = TypeVar("_T")
+
+
+class Passing(str):
+    """A reason that may have gone at the next look, such as a permission; never remembered."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What was read of one model, in the form in which it is kept between processes.
+
+    Attributes
+    ----------
+    path : str
+        Its first file.
+    signature : str
+        What the facts were read from: sizes, times and inodes of the files, and the readers.
+    facts : object
+        As JSON can hold it.
+    """
+
+    path: str
+    signature: str
+    facts: Any
 
 
 class ScanCache:
@@ -18,18 +51,40 @@ class ScanCache:
     The signature of a model is the path, size, modification time and inode of every file that
     its entry depends on. Held by a registry; used by one scan at a time.
 
+    Parameters
+    ----------
+    budget : Budget, optional
+        What each scan may take.
+
     Attributes
     ----------
     misses : int
         Results that had to be computed since ``begin``.
+    budget : Budget
+    shared : dict
+        Facts and fingerprint of each file that this scan read, by its inode.
+    cards, configs : dict
+        What this scan read of the files that describe models, by their inodes.
     """
 
-    __slots__ = ("_entries", "_seen", "misses")
+    __slots__ = (
+        "_entries", "_folders", "_folders_seen", "_known", "_met", "_news", "_seen",
+        "budget", "cards", "configs", "misses", "shared",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget | None = None) -> None:
         self._entries: dict[Hashable, tuple[Hashable, object]] = {}
         self._seen: set[Hashable] = set()
+        self._met: list[Hashable] = []
+        self._folders: dict[Hashable, tuple[Hashable, tuple[Hashable, ...], object]] = {}
+        self._folders_seen: set[Hashable] = set()
+        self._known: dict[str, tuple[str, object]] = {}
+        self._news: dict[str, tuple[Hashable, Facts]] = {}
         self.misses = 0
+        self.budget = budget or Budget()
+        self.shared: dict[Hashable, tuple[FileFacts, str]] = {}
+        self.cards: dict[Hashable, ModelCard] = {}
+        self.configs: dict[Hashable, ModelConfig] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -37,14 +92,29 @@ class ScanCache:
     def begin(self) -> None:
         """Start a scan."""
         self._seen.clear()
+        self._folders_seen.clear()
+        self.shared.clear()
+        self.cards.clear()
+        self.configs.clear()
         self.misses = 0
+        self.budget.begin()
 
     def end(self) -> None:
         """End a scan: forget what it did not meet."""
-        for key in self._entries.keys() - self._seen:
-            del self._entries[key]
+        self.shared.clear()
+        self.cards.clear()
+        self.configs.clear()
+        # One that ended early did not meet everything that is there.
+        if not self.budget.reason:
+            self._known.clear()
+            for key in self._entries.keys() - self._seen:
+                del self._entries[key]
+            for key in self._folders.keys() - self._folders_seen:
+                del self._folders[key]
 
-    def get(self, key: Hashable, signature: Hashable, compute: Callable[[], _T]) -> _T:
+    def get(
+        self, key: Hashable, signature: Hashable, compute: Callable[[], _T], *, count: bool = True
+    ) -> _T:
         """Return the remembered result of an equal signature, else compute and remember it.
 
         Parameters
@@ -55,12 +125,97 @@ class ScanCache:
             What it depends on, such as size and modification time.
         compute : callable
             Makes the result.
+        count : bool
+            Whether computing it is a miss.
         """
         self._seen.add(key)
+        self._met.append(key)
         known = self._entries.get(key)
         if known is not None and known[0] == signature:
             return known[1]  # type: ignore[return-value]  # one key always holds one kind of result
-        self.misses += 1
+        self.misses += count
         value = compute()
-        self._entries[key] = (signature, value)
+        if not isinstance(value, Passing):
+            self._entries[key] = (signature, value)
         return value
+
+    def folder(
+        self, key: Hashable, signature: Hashable, compute: Callable[[], tuple[_T, bool]]
+    ) -> _T:
+        """Return what a directory held, if nothing that this depends on has changed.
+
+        Parameters
+        ----------
+        key : hashable
+            Which directory, and how it was reached.
+        signature : hashable
+            Its names, and what its files are recognised by.
+        compute : callable
+            Makes the result, and says whether to remember it; what it gets from this cache
+            counts as met whenever the result is returned.
+        """
+        known = self._folders.get(key)
+        if known is not None and known[0] == signature:
+            self._folders_seen.add(key)
+            self._seen.update(known[1])
+            return known[2]  # type: ignore[return-value]  # one key always holds one kind of result
+        self._met = []
+        value, lasting = compute()
+        if lasting:
+            self._folders[key] = (signature, tuple(self._met), value)
+            self._folders_seen.add(key)
+        return value
+
+    def facts(self, path: str, signature: Hashable, compute: Callable[[], Facts]) -> Facts:
+        """Return what is known of a model's files, also from earlier processes.
+
+        Parameters
+        ----------
+        path : str
+            The first file.
+        signature : hashable
+            What the facts depend on; its ``repr`` is the same in every process.
+        compute : callable
+            Reads the files; what it returns is what ``facts_json`` can write.
+        """
+        key = ("facts", path)
+        known = self._entries.get(key)
+        if known is None or known[0] != signature:
+            self._recall(key, path, signature)
+        before = self.misses
+        value = self.get(key, signature, compute)
+        if self.misses > before and not isinstance(value, Passing):
+            self._news[path] = (signature, value)
+        return value
+
+    def remember(self, rows: Iterable[tuple[object, object, object]]) -> None:
+        """Take what earlier processes read: path, signature and facts as JSON text.
+
+        Whatever is not of our own making is passed over when it is asked for: the files are
+        then read.
+        """
+        for path, signature, facts in rows:
+            if isinstance(path, str) and isinstance(signature, str):
+                self._known[path] = (signature, facts)
+
+    def news(self) -> Iterator[Remembered]:
+        """Yield, and forget, what was read since the last call."""
+        while self._news:
+            path, (signature, value) = self._news.popitem()
+            yield Remembered(path, _digest(signature), encode(value))
+
+    def _recall(self, key: Hashable, path: str, signature: Hashable) -> None:
+        """Move what an earlier process read to what is known, if it still holds."""
+        stored = self._known.pop(path, None)
+        if stored is None or stored[0] != _digest(signature):
+            return
+        try:
+            value = decode(stored[1])
+        except (ValueError, TypeError, RecursionError):
+            return  # damaged, or of somebody else's making
+        self._entries[key] = (signature, value)
+
+
+def _digest(signature: Hashable) -> str:
+    text = f"{FORMAT}:{signature!r}"
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()

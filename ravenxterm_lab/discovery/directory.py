@@ -59,15 +59,14 @@ class DirectorySource(Source):
             elif is_file:
                 yield from self._one_file(root, progress, cache)
             else:
-                for folder in walk(root, self.name):
+                for folder in walk(root, self.name, cache):
                     yield from assemble_folder(folder, root, self.name, progress, cache)
 
     def _one_file(
         self, path: Path, progress: Callable[[Path], None] | None, cache: ScanCache
     ) -> Iterator[ModelMetadata | Skipped]:
         """Yield the model in one file; its directory is only looked into for companions."""
-        listed = list_folder(path.parent, self.name)
-        folder = Folder(path.parent, dict(listed.files))
+        folder = Folder(path.parent, list_folder(path.parent, self.name).files)
         for found in assemble_folder(folder, path.parent, self.name, progress, cache):
             if isinstance(found, Skipped):
                 if found.path == path:

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from ravenxterm_lab.discovery.cache import ScanCache
     from ravenxterm_lab.discovery.walk import Folder
 
-__all__ = ["Group", "group_files"]
+__all__ = ["INDEX_SUFFIX", "Group", "group_files"]
 
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5,6})-of-(?P<count>\d{5,6})(?P<suffix>\.\w+)$")
-_INDEX = ".index.json"
+#: How the name of a shard index ends.
+INDEX_SUFFIX = ".index.json"
 _SHOWN = 8
 
 
@@ -62,7 +63,7 @@ def group_files(folder: Folder, source: str, cache: ScanCache) -> Iterator[Group
         name for name in folder.files if "." + name.rpartition(".")[2].lower() in SUFFIXES
     }
     for name in sorted(folder.files):
-        if name.endswith(_INDEX) and name.count(".") >= 3:
+        if name.endswith(INDEX_SUFFIX) and name.count(".") >= 3:
             yield from _by_index(folder, name, candidates, source, cache)
     sets: dict[tuple[str, str, int], dict[int, str]] = {}
     for name in sorted(candidates):
@@ -102,7 +103,7 @@ def _by_index(
     path = folder.path / index
     status = folder.files[index]
     signature = (status.st_size, status.st_mtime_ns, status.st_ino)
-    names = cache.get(("index", path), signature, lambda: _names(path))
+    names = cache.get(("index", path), signature, lambda: _names(path), count=False)
     if isinstance(names, str):
         yield Skipped(path, names, source)
         return

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.discovery import ScanCache, discover, sources_for
 from ravenxterm_lab.estimation import estimate_memory
-from ravenxterm_lab.exceptions import StoreError, UnknownModelError, did_you_mean
+from ravenxterm_lab.exceptions import UnknownModelError, did_you_mean
+from ravenxterm_lab.metadata import total_bytes
+from ravenxterm_lab.models.inventory import known_models, recall, record_changes, record_read
+from ravenxterm_lab.models.scan_report import Known, ScanReport, compare
 from ravenxterm_lab.models.selector import AdaptiveModelSelector
+from ravenxterm_lab.models.trashing import Housekeeping
 from ravenxterm_lab.models.workbench import Workbench
 from ravenxterm_lab.preferences import UserPreferences
 from ravenxterm_lab.tables import Card, Displayed, Table
-from ravenxterm_lab.units import format_bytes, format_count, format_seconds
+from ravenxterm_lab.units import format_bytes, format_count, format_number
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
-    from ravenxterm_lab.discovery import Skipped
     from ravenxterm_lab.hardware import HardwareProfile
     from ravenxterm_lab.metadata import ModelMetadata
     from ravenxterm_lab.models.messages import MessageLog
@@ -32,54 +35,7 @@ __all__ = ["ModelRegistry", "ScanReport"]
 _SMALLEST_CONTEXT = 512
 
 
-@dataclass(frozen=True, slots=True)
-class ScanReport(Displayed):
-    """What a scan found.
-
-    Attributes
-    ----------
-    added, changed, removed : tuple of str
-        Names, against the scan before (or the catalogue in the store for the first one).
-    skipped : tuple of Skipped
-        Files and directories that are not listed, each with the reason.
-    roots : tuple of Path
-        Where it looked.
-    models, bytes : int
-        All that is known now; each byte counted once.
-    seconds : float
-        How long it took.
-    """
-
-    added: tuple[str, ...]
-    changed: tuple[str, ...]
-    removed: tuple[str, ...]
-    skipped: tuple[Skipped, ...]
-    roots: tuple[Any, ...]
-    models: int
-    bytes: int
-    seconds: float
-
-    def _card(self) -> Card:
-        title = (
-            f"{self.models} models, {format_bytes(self.bytes)}, in {format_seconds(self.seconds)}"
-        )
-        where = ", ".join(str(root) for root in self.roots) or "nowhere: no directory exists"
-        tables = [
-            Table([f"{kind} ({len(names)})"], [[name] for name in names[:20]])
-            for kind, names in (
-                ("added", self.added),
-                ("changed", self.changed),
-                ("removed", self.removed),
-            )
-            if names
-        ]
-        if self.skipped:
-            rows = [[str(item.path), item.reason] for item in self.skipped[:20]]
-            tables.append(Table([f"skipped ({len(self.skipped)})", "why"], rows))
-        return Card(title, f"Looked in {where}", tables)
-
-
-class ModelRegistry(Displayed):
+class ModelRegistry(Displayed, Housekeeping):
     """The models on this machine and their facts.
 
     Parameters
@@ -114,6 +70,7 @@ class ModelRegistry(Displayed):
         self._cache = ScanCache()
         self._models: dict[str, ModelMetadata] | None = None
         self._preferences = preferences
+        self._recalled = False
         self.last_scan: ScanReport | None = None
 
     @property
@@ -168,35 +125,36 @@ class ModelRegistry(Displayed):
         Returns
         -------
         ScanReport
-            Added, changed and removed names, what was skipped and why, seconds.
+            Added, changed, moved and removed names, what was skipped and why, seconds.
         """
+        roots = tuple(root for source in self._sources for root in source.roots())
+        if self._models is None and not self._recalled:
+            recall(self._bench, self._cache, roots)
+            self._recalled = True
         found = discover(self._sources, cache=self._cache, progress=progress)
         models = {name: self._completed(found.models[name]) for name in sorted(found.models)}
-        before = self._known_fingerprints()
-        now = {name: model.fingerprint for name, model in models.items()}
+        changes = compare(self._known(roots, models), models)
         report = ScanReport(
-            added=tuple(name for name in now if name not in before),
-            changed=tuple(name for name in now if name in before and before[name] != now[name]),
-            removed=tuple(name for name in before if name not in now),
+            added=changes.added,
+            changed=changes.changed,
+            removed=changes.removed,
             skipped=tuple(found.skipped),
             roots=tuple(found.roots),
             models=len(models),
-            bytes=sum(model.size_bytes for model in models.values()),
+            bytes=total_bytes(models.values()),
             seconds=found.seconds,
+            moved=changes.moved,
+            moved_from={
+                name: f"{known.name} ({known.path})" for name, known in changes.moved_from.items()
+            },
+            read=found.read,
         )
-        self._record(report, models, before)
+        record_changes(self._bench, changes, models)
+        record_read(self._bench, self._cache)
+        # Only now: a scan that is interrupted leaves everything as it was.
         self._models = models
         self.last_scan = report
-        if not models:
-            where = ", ".join(str(item.path) for item in found.skipped[:5])
-            self.messages.add(
-                "warning",
-                "registry",
-                "No models were found"
-                + (f" ({where}: {found.skipped[0].reason})" if found.skipped else "")
-                + ". Give models_dir, put models into "
-                f"{self._bench.paths.models}, or run `raven-lab demo` for a small real set.",
-            )
+        self._tell(report)
         return report
 
     def select_model(
@@ -274,46 +232,32 @@ class ModelRegistry(Displayed):
             preferred_hardware=tuple(d for d in able[0].devices() if d in present) if able else (),
         )
 
-    def _known_fingerprints(self) -> dict[str, str]:
-        if self._models is not None:
-            return {name: model.fingerprint for name, model in self._models.items()}
-        roots = tuple(str(root) for source in self._sources for root in source.roots())
-        try:
-            rows = self._bench.store.sql("SELECT name, fingerprint, path FROM catalogue").fetchall()
-        except StoreError as error:
-            self.messages.add("warning", "store", f"The catalogue cannot be read: {error}")
-            return {}
-        # Another registry may have looked elsewhere; its models are not removed by this scan.
-        return {
-            name: fingerprint
-            for name, fingerprint, path in rows
-            if roots and path and path.startswith(roots)
-        }
+    def _known(self, roots: Sequence[Path], models: Mapping[str, ModelMetadata]) -> list[Known]:
+        if self._models is None:
+            return known_models(self._bench, roots, models)
+        return [
+            Known(name, str(model.path), model.fingerprint) for name, model in self._models.items()
+        ]
 
-    def _record(
-        self, report: ScanReport, models: Mapping[str, ModelMetadata], before: Mapping[str, str]
-    ) -> None:
-        for event, names in (("added", report.added), ("changed", report.changed)):
-            for name in names:
-                model = models[name]
-                self._bench.record(
-                    "models",
-                    event=event,
-                    fingerprint=model.fingerprint,
-                    name=name,
-                    model_type=model.model_type.value,
-                    path=str(model.path),
-                    size_bytes=model.size_bytes,
-                    quantization=model.quantization,
-                    architecture=model.architecture,
-                    parameter_count=model.parameter_count,
-                    context_length=model.context_length,
-                    task_types=list(model.task_types),
-                    license=model.license,
-                    source=model.source,
-                )
-        for name in report.removed:
-            self._bench.record("models", event="removed", name=name, fingerprint=before[name])
+    def _tell(self, report: ScanReport) -> None:
+        if not report.models:
+            where = ", ".join(str(item.path) for item in report.skipped[:5])
+            self.messages.add(
+                "warning",
+                "registry",
+                "No models were found"
+                + (f" ({where}: {report.skipped[0].reason})" if report.skipped else "")
+                + ". Give models_dir, put models into "
+                f"{self._bench.paths.models}, or run `raven-lab demo` for a small real set.",
+            )
+        elif report.skipped:
+            first = report.skipped[0]
+            others = len(report.skipped) - 1
+            more = ""
+            if others:
+                more = f", and {format_number(others, 'other')}; see last_scan.skipped"
+            text = f"Skipped: {first.path} ({first.reason}){more}"
+            self.messages.add("info", "registry", text)
 
     def _card(self) -> Card:
         models = self.available_models
@@ -331,7 +275,7 @@ class ModelRegistry(Displayed):
             ]
             for model in list(models.values())[:50]
         ]
-        total = format_bytes(sum(model.size_bytes for model in models.values()))
+        total = format_bytes(total_bytes(models.values()))
         shown = f"; the first {len(rows)} shown" if len(rows) < len(models) else ""
         header = ["model", "format", "quantization", "parameters", "size", "tasks", "runs on"]
         return Card(f"{len(models)} models", f"{total} on disk{shown}", [Table(header, rows)])

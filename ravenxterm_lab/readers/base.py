@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
     from ravenxterm_lab.metadata import AttentionGeometry, ModelType
 
-__all__ = ["FileFacts", "Reader", "TensorSignature", "active_parameters"]
+__all__ = ["FACTS_VERSION", "FileFacts", "Reader", "TensorSignature", "active_parameters"]
+
+#: To be raised with every change of what a reader says of the same file: facts that an earlier
+#: version read are then not trusted, and the files are read again.
+FACTS_VERSION = 1
 
 
 def active_parameters(total: int, in_experts: int, experts: tuple[int, int] | None) -> int:

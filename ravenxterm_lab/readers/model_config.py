@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.exceptions import ModelFileError, RequirementError
@@ -19,11 +20,12 @@ from ravenxterm_lab.readers.text import clean, read_json, read_text
 from ravenxterm_lab.requirements import normalize_task
 
 if TYPE_CHECKING:
+    from collections.abc import Container
     from pathlib import Path
 
     from ravenxterm_lab.readers.base import FileFacts
 
-__all__ = ["ModelConfig", "read_config", "tasks_of", "with_config"]
+__all__ = ["ModelCard", "ModelConfig", "read_card", "read_config", "tasks_of", "with_config"]
 
 #: Endings of the class names in ``architectures``, and what they do; the first match counts.
 _HEADS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -92,19 +94,53 @@ class ModelConfig:
     notes: tuple[str, ...] = ()
 
 
-def read_config(directory: Path) -> ModelConfig:
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What the front matter of a model card says.
+
+    Attributes
+    ----------
+    license, pipeline_tag : str or None
+    notes : tuple of str
+        Why it cannot be read.
+    """
+
+    license: str | None = None
+    pipeline_tag: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_config(
+    directory: Path, names: Container[str] | None = None, card: ModelCard | None = None
+) -> ModelConfig:
     """Read what lies in a directory beside a model.
 
     Nothing is raised: a file that cannot be read becomes a note.
+
+    Parameters
+    ----------
+    directory : Path
+    names : container of str, optional
+        The files that are known to be there; by default it is looked.
+    card : ModelCard, optional
+        What the model card there says, if it was read already.
     """
     notes: list[str] = []
-    config = _optional_json(directory / "config.json", notes)
-    adapter = _optional_json(directory / "adapter_config.json", notes)
-    sentence = is_file(directory / "modules.json")
-    license_name, pipeline = _card(directory / "README.md", notes)
+
+    def find(name: str) -> Path | None:
+        if names is not None:
+            return directory / name if name in names else None
+        path = directory / name
+        return path if is_file(path) else None
+
+    config = _optional_json(find("config.json"), notes)
+    adapter = _optional_json(find("adapter_config.json"), notes)
+    sentence = find("modules.json") is not None
+    card = read_card(find("README.md")) if card is None else card
+    notes.extend(card.notes)
     nested = config.get("text_config")
     text = nested if isinstance(nested, dict) else config
-    tasks = tasks_of(config, pipeline, sentence=sentence)
+    tasks = tasks_of(config, card.pipeline_tag, sentence=sentence)
     return ModelConfig(
         architecture=clean(config.get("model_type"), 80) or None,
         context_length=_integer(text, "max_position_embeddings", "n_positions", "seq_length"),
@@ -112,13 +148,43 @@ def read_config(directory: Path) -> ModelConfig:
         vocabulary_size=_integer(text, "vocab_size"),
         attention=_attention(text) if "text_generation" in tasks else None,
         task_types=tasks,
-        license=license_name,
+        license=card.license,
         experts=_integer(text, "num_local_experts", "n_routed_experts", "num_experts"),
         experts_used=_integer(text, "num_experts_per_tok", "num_experts_per_token"),
         adapter_of=clean(adapter.get("base_model_name_or_path")) or ("?" if adapter else None),
         sentence_transformer=sentence,
         notes=tuple(notes),
     )
+
+
+def read_card(path: Path | None) -> ModelCard:
+    """Read the front matter of a model card; one that cannot be read becomes a note.
+
+    Parameters
+    ----------
+    path : Path or None
+        None where there is none.
+    """
+    if path is None:
+        return ModelCard()
+    try:
+        text = read_text(path, limits.CARD_BYTES)
+    except ModelFileError as error:
+        return ModelCard(notes=(clean(str(error)),))
+    lines = iter(StringIO(text))
+    if next(lines, "").strip() != "---":
+        return ModelCard()
+    found: dict[str, str] = {}
+    for line in lines:
+        if line.strip() in ("---", "..."):
+            break
+        key, colon, value = line.partition(":")
+        if colon and key in ("license", "license_name", "pipeline_tag"):
+            found.setdefault(key, clean(value.partition(" #")[0].strip().strip("'\""), 80))
+    name = found.get("license")
+    if name == "other":
+        name = found.get("license_name") or name
+    return ModelCard(name or None, found.get("pipeline_tag") or None)
 
 
 def tasks_of(
@@ -203,39 +269,14 @@ def with_config(facts: FileFacts, config: ModelConfig) -> FileFacts:
     )
 
 
-def _optional_json(path: Path, notes: list[str]) -> dict[str, Any]:
-    if not is_file(path):
+def _optional_json(path: Path | None, notes: list[str]) -> dict[str, Any]:
+    if path is None:
         return {}
     try:
         return read_json(path, limits.CONFIG_BYTES)
     except ModelFileError as error:
         notes.append(clean(str(error)))
         return {}
-
-
-def _card(path: Path, notes: list[str]) -> tuple[str | None, str | None]:
-    """Return license and pipeline tag from the front matter of a model card."""
-    if not is_file(path):
-        return None, None
-    try:
-        text = read_text(path, limits.CARD_BYTES)
-    except ModelFileError as error:
-        notes.append(clean(str(error)))
-        return None, None
-    lines = text.splitlines()
-    if not lines or lines[0].strip() != "---":
-        return None, None
-    found: dict[str, str] = {}
-    for line in lines[1:]:
-        if line.strip() in ("---", "..."):
-            break
-        key, colon, value = line.partition(":")
-        if colon and key in ("license", "license_name", "pipeline_tag"):
-            found.setdefault(key, clean(value.partition(" #")[0].strip().strip("'\""), 80))
-    name = found.get("license")
-    if name == "other":
-        name = found.get("license_name") or name
-    return name or None, found.get("pipeline_tag") or None
 
 
 def _integer(config: dict[str, Any], *names: str) -> int | None:

@@ -27,7 +27,9 @@ def clean(value: object, limit: int = limits.TEXT) -> str:
     """
     if not isinstance(value, str):
         return ""
-    kept = "".join(char if char.isprintable() else " " for char in value[: 4 * limit])
+    kept = value[: 4 * limit]
+    if not kept.isprintable():
+        kept = "".join(char if char.isprintable() else " " for char in kept)
     line = " ".join(kept.split())
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
@@ -70,7 +72,7 @@ def parse_json(raw: bytes, path: Path) -> dict[str, Any]:
     if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > limits.JSON_VALUES:
         raise ModelFileError(f"{shown(str(path))}: its JSON has too many values.")
     try:
-        value = json.loads(raw, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = _DECODER.decode(raw.decode(json.detect_encoding(raw)))
     except RecursionError as error:
         raise ModelFileError(f"{shown(str(path))}: its JSON is nested too deeply.") from error
     except ValueError as error:
@@ -89,3 +91,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+# One for all: making it takes as long as parsing a small file.
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)

@@ -15,10 +15,15 @@ if TYPE_CHECKING:
 __all__ = ["ROWS_OF", "VIEWS", "check_statement", "names_rollups", "one_line"]
 
 #: The views of ``views.sql``.
-VIEWS = ("catalogue", "hardware", "hourly", "judgements", "last_24h", "model_stats")
+VIEWS = ("catalogue", "hardware", "hourly", "judgements", "last_24h", "model_stats", "scanned")
 
 #: Tables whose rows a view shows as they are, and that view.
-ROWS_OF = {"executions": "last_24h", "hardware_samples": "hardware", "models": "catalogue"}
+ROWS_OF = {
+    "executions": "last_24h",
+    "hardware_samples": "hardware",
+    "models": "catalogue",
+    "scans": "scanned",
+}
 
 # ``query`` and ``query_table`` may build the name of a table out of pieces.
 _ROLLUPS = re.compile("|".join((*ROLLUPS, "model_stats", "hourly", "query")), re.IGNORECASE)

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 #: The highest number among ``migrations/*.sql``.
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 #: The most that one event may hold beside its fixed fields (bytes).
 MAX_PAYLOAD = 16 * 1024 * 1024
@@ -181,6 +181,7 @@ TABLES: Mapping[str, Table] = MappingProxyType(
             "parameter_count UBIGINT; context_length UBIGINT; task_types VARCHAR[]; "
             "license VARCHAR; source VARCHAR; event VARCHAR",
         ),
+        "scans": _table(11, "path VARCHAR; signature VARCHAR; facts JSON"),
     }
 )
 

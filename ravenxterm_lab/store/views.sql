@@ -19,6 +19,10 @@ SELECT * FROM (
     ) = 1
 ) WHERE event IS DISTINCT FROM 'removed';
 
+CREATE OR REPLACE VIEW scanned AS
+SELECT * FROM scans
+QUALIFY row_number() OVER (PARTITION BY path ORDER BY ts DESC, session DESC, seq DESC) = 1;
+
 COMMENT ON VIEW last_24h IS 'Executions recorded in the last 24 hours; columns as in executions.';
 COMMENT ON VIEW hardware IS
     'The load of the machine: every sample of the last 14 days, before that a row per minute.';
@@ -26,3 +30,5 @@ COMMENT ON COLUMN hardware.samples IS
     'Samples that the row stands for (count); of several it holds the means of the loads, the least memory_available and the largest process_memory.';
 COMMENT ON VIEW catalogue IS
     'The latest state of every model that was not removed; columns as in models.';
+COMMENT ON VIEW scanned IS
+    'The latest reading of the files of each model; columns as in scans.';
