@@ -35,8 +35,15 @@ def shown(name: object, limit: int = 120) -> str:
     >>> shown("a\nb")
     "'a\\nb'"
     """
-    text = ascii(name)
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+    whole = True
+    if isinstance(name, str | bytes | list | tuple):
+        # Cut first: an untrusted name may have millions of characters.
+        name, whole = name[:limit], len(name) <= limit
+    try:
+        text = ascii(name)
+    except RecursionError:
+        text = "(too deeply nested to be shown)"
+    return text if whole and len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 class FileWindow:
@@ -52,6 +59,7 @@ class FileWindow:
     Attributes
     ----------
     path : Path
+    chunk : int
     size : int
         Bytes, when the file was opened.
     data : bytes

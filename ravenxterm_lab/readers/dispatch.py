@@ -8,8 +8,10 @@ from ravenxterm_lab.exceptions import ModelFileError
 from ravenxterm_lab.readers.binary import FileWindow, shown
 from ravenxterm_lab.readers.gguf import GGUFReader
 from ravenxterm_lab.readers.onnx import OnnxReader
+from ravenxterm_lab.readers.openvino import OpenVinoReader
 from ravenxterm_lab.readers.pickle_archive import PickleArchiveReader
 from ravenxterm_lab.readers.safetensors import SafetensorsReader
+from ravenxterm_lab.readers.tflite import TfliteReader
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,14 +23,16 @@ __all__ = ["READERS", "SUFFIXES", "facts_in", "read_facts", "reader_for"]
 #: Every reader, the ones whose magic is certain first.
 READERS: tuple[Reader, ...] = (
     GGUFReader(),
+    TfliteReader(),
     SafetensorsReader(),
+    OpenVinoReader(),
     OnnxReader(),
     PickleArchiveReader(),
 )
 #: Every suffix that a reader claims, with that reader.
 SUFFIXES: dict[str, Reader] = {suffix: one for one in READERS for suffix in one.suffixes}
 # Many other things are called so: without the right first bytes such a file is no model.
-_AMBIGUOUS = frozenset(PickleArchiveReader.suffixes)
+_AMBIGUOUS = frozenset((*PickleArchiveReader.suffixes, *OpenVinoReader.suffixes))
 _HEAD = 256
 
 
