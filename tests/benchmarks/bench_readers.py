@@ -3,8 +3,7 @@
 Run by hand: ``python tests/benchmarks/bench_readers.py``. It writes a header of the shape of
 Llama 3's (128,256 tokens, 280,147 merges, 291 tensors) to a temporary directory, and measures
 each reader in a fresh process: CPU seconds of one read, and the peak of its resident memory
-above that of the same process before the read. With ``--hub N`` it scans a hub cache of N
-repositories, two revisions and twelve files each, beside a bare walk.
+above that of the same process before the read.
 """
 
 from __future__ import annotations
@@ -44,29 +43,6 @@ _READERS = {
         "assert read_facts(path).vocabulary_size",
     ),
 }
-_WALK = """
-import os, time, sys
-start = time.process_time()
-todo, seen = [sys.argv[1]], 0
-while todo:
-    with os.scandir(todo.pop()) as entries:
-        for entry in entries:
-            entry.stat()
-            seen += 1
-            if entry.is_dir(follow_symlinks=False):
-                todo.append(entry.path)
-print(time.process_time() - start, seen)
-"""
-_SCAN = """
-import sys, time
-from pathlib import Path
-from ravenxterm_lab.discovery import HuggingFaceSource, ScanCache, discover
-source, cache = HuggingFaceSource({}, Path(sys.argv[1])), ScanCache()
-for _ in range(2):
-    start = time.process_time()
-    found = discover([source], cache)
-    print(time.process_time() - start, len(found.models))
-"""
 
 
 def write_header(path: Path) -> None:
@@ -91,29 +67,6 @@ def write_header(path: Path) -> None:
     writer.close()
 
 
-def write_hub(root: Path, repositories: int) -> None:
-    """Lay out a hub cache: two revisions of twelve linked files each."""
-    import json
-
-    import numpy as np
-    from safetensors.numpy import save
-
-    for number in range(repositories):
-        repository = root / f"models--org--repo{number}"
-        (repository / "blobs").mkdir(parents=True)
-        weights = save({"w": np.full((8, 8), number, np.float32)})
-        config = json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]})
-        contents = {"model.safetensors": weights, "config.json": config.encode()}
-        contents |= {f"extra{i}.txt": b"x" for i in range(10)}
-        for name, content in contents.items():
-            (repository / "blobs" / name).write_bytes(content)
-        for revision in ("a" * 40, "b" * 40):
-            snapshot = repository / "snapshots" / revision
-            snapshot.mkdir(parents=True)
-            for name in contents:
-                (snapshot / name).symlink_to(Path("..") / ".." / "blobs" / name)
-
-
 def _run(code: str, path: Path) -> list[list[float]]:
     done = subprocess.run(
         [sys.executable, "-c", code, os.fspath(path)], capture_output=True, text=True, check=True
@@ -125,7 +78,6 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--hub", type=int, default=0, metavar="REPOSITORIES")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "header.gguf"
@@ -140,15 +92,6 @@ def main() -> None:
             print(f"{name:24} {best[name]:8.4f} CPU-s  {peak / 2**20:8.1f} MiB")
         theirs, ours = best.values()
         print(f"{theirs / ours:.0f} times faster (best of {options.repeat})")
-        if options.hub:
-            root = Path(folder) / "hub"
-            root.mkdir()
-            write_hub(root, options.hub)
-            ((walk, entries),) = _run(_WALK, root)
-            (cold, models), (again, _) = _run(_SCAN, root)
-            print(f"hub cache of {options.hub} repositories: {entries:.0f} entries")
-            print(f"bare walk {walk:.3f} CPU-s; {models:.0f} models found")
-            print(f"cold scan {cold / walk:.1f} times the walk, rescan {again / walk:.1f} times")
 
 
 if __name__ == "__main__":
