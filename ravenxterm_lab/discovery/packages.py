@@ -248,8 +248,9 @@ def _plain(name: str) -> str:
 
 def _prefix(site: Path) -> Path:
     """Return the directory of the environment that a ``site-packages`` belongs to."""
-    parts = site.parts
-    return Path(*parts[: parts.index("lib")]) if "lib" in parts[2:] else site
+    last = next((one for one in site.parents if one.name == "lib"), None)
+    # What lies right in "/lib" would make all of the disk the environment.
+    return site if last is None or last.parent == last.parent.parent else last.parent
 
 
 def _top(site: Path, directory: Path) -> Path:

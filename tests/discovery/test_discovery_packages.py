@@ -168,10 +168,12 @@ class TestTheList:
 
     def test_files_beside_site_packages_belong_to_the_environment(self, gguf, tmp_path):
         """``share/`` of the environment is where some packages put their data."""
-        site = tmp_path / "env" / "lib" / "python3" / "site-packages"
+        site = tmp_path / "lib" / "env" / "lib" / "python3" / "site-packages"
         distribution(site, "pkg", {"../../../share/pkg/a.gguf": gguf})
         (model,) = scan(site).models.values()
-        assert model.path == tmp_path / "env" / "share" / "pkg" / "a.gguf"
+        assert model.path == tmp_path / "lib" / "env" / "share" / "pkg" / "a.gguf"
+        distribution(site, "odd", {"../../../../share/pkg/b.gguf": gguf})
+        assert "not followed" in scan(site).skipped[0].reason
 
     def test_what_is_listed_and_gone_is_said(self, gguf, tmp_path):
         """A file that was deleted by hand is named with the remedy."""
