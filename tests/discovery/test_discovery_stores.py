@@ -8,6 +8,7 @@ import shutil
 import socket
 from pathlib import Path
 
+import model_files
 import pytest
 import stores
 from stores import LAYERS, STORES
@@ -271,6 +272,27 @@ class TestWhatIsHostile:
             (folder / "self").symlink_to(folder / "self")
         found = discover([store.make(tmp_path)])
         assert len(found.models) == 1
+
+
+class TestFormats:
+    @pytest.mark.parametrize("kind", model_files.WRITERS)
+    def test_every_format_is_found_in_every_store(self, store, files, tmp_path, kind):
+        """What a reader knows is found wherever it lies, with the same facts as in a directory."""
+        if store.name == "ollama" and kind != "gguf":
+            pytest.skip("Ollama's layers of weights are GGUF files")
+        name, write = files.WRITERS[kind]
+        store.plant(tmp_path / store.place, name, write)
+        (tmp_path / "plain").mkdir()
+        write(tmp_path / "plain" / name)
+        (plain,) = DirectorySource(tmp_path / "plain").discover()
+        (model,), skipped = found_in(store, tmp_path)
+        assert skipped == []
+        assert model.model_type.value == kind
+        assert (model.size_bytes, model.parameter_count) == (
+            plain.size_bytes, plain.parameter_count,
+        )  # fmt: skip
+        assert (model.fingerprint, model.quantization) == (plain.fingerprint, plain.quantization)
+        assert (model.task_types, model.architecture) == (plain.task_types, plain.architecture)
 
 
 class TestIdentity:
