@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["BlobUses", "hub_revision", "is_ollama_store", "revision_entries"]
 
 _DIGEST = re.compile(rb"sha256[:-]([0-9a-fA-F]{64})")
+#: So many links may lead from one to the next, as for the kernel.
+_STEPS = 40
 _BLOB = re.compile(r"sha256-[0-9a-f]{64}")
 #: A payload of the store that the repositories of a hub cache may share, below ``blobs/<2>/``.
 _SHARED = re.compile(r"[0-9a-f]{64}")
@@ -144,17 +146,21 @@ class BlobUses:
         self.stores[store] = certain and not unread
 
     def add_links(self, entries: Iterable[Path]) -> None:
-        """Note what the links among some directory entries finally lead to."""
+        """Note what the links among some directory entries lead to, by every step of the way."""
         for entry in entries:
-            if hub_revision(entry) is None and entry.is_symlink():
-                target = Path(os.path.realpath(entry))
-                self.of.setdefault(target, set()).add(entry)
+            step: Path | None = entry if hub_revision(entry) is None else None
+            for _ in range(_STEPS):
+                if step is None or not step.is_symlink():
+                    break
+                step = _target(step)
+                if step is not None:
+                    self.of.setdefault(_placed(step), set()).add(entry)
 
     def users(self, path: Path) -> set[Path]:
         """Return every directory entry that leads to a file."""
         direct = self.of.get(path, set())
-        real = Path(os.path.realpath(path))
-        return direct if real == path else direct | self.of.get(real, set())
+        placed = _placed(path)
+        return direct if placed == path else direct | self.of.get(placed, set())
 
     def manifests(self, blob: Path) -> list[Path]:
         """Return the manifests that name a blob, sorted."""
@@ -223,6 +229,11 @@ def _target(link: Path) -> Path | None:
         return Path(os.path.normpath(link.parent / link.readlink()))
     except OSError:
         return None
+
+
+def _placed(path: Path) -> Path:
+    """Return a path with the links among its directories resolved, but not itself."""
+    return Path(os.path.realpath(path.parent), path.name)
 
 
 def _head(path: Path, limit: int) -> bytes:

@@ -112,6 +112,7 @@ def obstacles(plan: Plan, roots: Sequence[Path]) -> list[str]:
     """Return why the items of a plan may not be moved, a sentence each."""
     allowed = [os.path.realpath(root) for root in roots]
     libraries = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    effective = os.access in os.supports_effective_ids
     found: dict[str, None] = {}
     for folder in dict.fromkeys(item.path.parent for item in plan.items):
         real = Path(os.path.realpath(folder))
@@ -123,7 +124,7 @@ def obstacles(plan: Plan, roots: Sequence[Path]) -> list[str]:
                 f"{shown} is really {clean(str(real), 400)}, outside every directory that was "
                 "scanned; give that one as models_dir to trash it there."
             ] = None
-        elif not os.access(folder, os.W_OK | os.X_OK):
+        elif not os.access(folder, os.W_OK | os.X_OK, effective_ids=effective):
             found[f"{shown} is not writable for you; ask its owner, or change that."] = None
     return list(found)
 

@@ -9,7 +9,9 @@ from ravenxterm_lab.models.manager import ModelManager
 from ravenxterm_lab.models.registry import ModelRegistry, ScanReport
 from ravenxterm_lab.models.running import RunReport
 from ravenxterm_lab.models.selector import AdaptiveModelSelector
+from ravenxterm_lab.models.space import SpaceReport
 from ravenxterm_lab.models.status import ResourceUsage, SystemStatus
+from ravenxterm_lab.models.trashing import TrashReport
 from ravenxterm_lab.models.workbench import Workbench
 from ravenxterm_lab.preferences import AccuracyPreference, PerformancePreference, UserPreferences
 from ravenxterm_lab.selection import Recommendation, Recommendations
@@ -30,7 +32,9 @@ __all__ = [
     "ResourceUsage",
     "RunReport",
     "ScanReport",
+    "SpaceReport",
     "SystemStatus",
+    "TrashReport",
     "UserPreferences",
     "Workbench",
 ]

@@ -1,12 +1,13 @@
 """Stores to trash from, and a loop that kills a child at every change of the file system.
 
-Run as a program, ``trash_scenes.py DIRECTORY SCENE JOB``: it does the job once to count the
-calls, then once for each of them in a child that is killed with SIGKILL right before it, and
-prints as JSON what was then found wrong.
+Run as a program, ``trash_scenes.py DIRECTORY SCENE JOB WHAT``: it does the job again and again in
+a child, which is killed with SIGKILL, or gets an error, right before its first, second, … change
+of the file system, and prints as JSON what was then found wrong.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ from ravenxterm_lab.discovery import (
 )
 from ravenxterm_lab.discovery.holdings import Stock, take_stock
 from ravenxterm_lab.discovery.trash import Trash
+from ravenxterm_lab.exceptions import TrashError
 
 #: Every call by which the trash changes what the next process finds.
 CALLS = ("mkdir", "rename", "replace", "link", "unlink", "rmdir", "symlink")
@@ -93,7 +95,7 @@ def ollama(root: Path) -> Source:
         (root / "blobs" / f"sha256-{digest}").write_bytes(content)
         return f"sha256:{digest}"
 
-    root.mkdir()
+    root.mkdir(exist_ok=True)
     for seed, tag in enumerate(("1b", "2b")):
         made = model_files.gguf_file(root / "new.gguf", seed=seed)
         layers = [("model", made.read_bytes()), ("license", b"MIT"), ("params", tag.encode())]
@@ -157,6 +159,11 @@ def job_restore(source: Source, home: Path) -> None:
         trash.restore(entry.id)
 
 
+def job_empty(source: Source, home: Path) -> None:
+    """Delete what is in the trash."""
+    Trash(home, take_stock([source]).roots).empty()
+
+
 def job_finish(source: Source, home: Path) -> None:
     """Complete what was interrupted."""
     trash = Trash(home, take_stock([source]).roots)
@@ -164,11 +171,14 @@ def job_finish(source: Source, home: Path) -> None:
         trash.finish(entry.id)
 
 
-JOBS = {"trash": job_trash, "restore": job_restore, "finish": job_finish}
+JOBS = {"trash": job_trash, "restore": job_restore, "empty": job_empty}
 
 
-def killed_before(number: int, job, source: Source, home: Path) -> bool:
-    """Do a job in a child that is killed before its call of that number; say if it was."""
+def stopped_before(number: int, job, source: Source, home: Path, *, kill: bool) -> int:
+    """Do a job in a child; before its call of that number it is killed, or gets an error.
+
+    Return the child's status: 0 when it came to an end, 1 after a TrashError, -9 when killed.
+    """
     child = os.fork()
     if child == 0:
         left = number
@@ -177,8 +187,10 @@ def killed_before(number: int, job, source: Source, home: Path) -> bool:
             def counted(*arguments, **options):
                 nonlocal left
                 left -= 1
-                if left < 0:
+                if left == -1 and kill:
                     os.kill(os.getpid(), signal.SIGKILL)
+                if left == -1:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO), str(arguments[0]))
                 return call(*arguments, **options)
 
             return counted
@@ -187,56 +199,97 @@ def killed_before(number: int, job, source: Source, home: Path) -> bool:
             setattr(os, name, counting(getattr(os, name)))
         try:
             job(source, home)
-        except BaseException as error:
-            print(repr(error), file=sys.stderr)
+        except TrashError:
             os._exit(1)
-        os._exit(0)
+        except BaseException as error:  # noqa: BLE001 - the parent says what it was
+            print(repr(error), file=sys.stderr)
+            os._exit(2)
+        os._exit(3 if left >= 0 else 0)
     _, status = os.waitpid(child, 0)
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
-        raise SystemExit("the job failed by itself")
-    return os.WIFSIGNALED(status)
+    if os.WIFSIGNALED(status):
+        return -signal.SIGKILL
+    if os.WEXITSTATUS(status) == 2:
+        raise SystemExit("the job failed with an error that is not ours")
+    return os.WEXITSTATUS(status)
 
 
-def wrong_after_kills(directory: Path, scene: str, job: str) -> dict[str, object]:
-    """Kill a job before each of its calls, undo, and return the number of kills and what differs.
-
-    ``finish`` is the exception: what is killed is a move, and then it is finished.
-    """
+def wrong_after(directory: Path, scene: str, job: str, what: str) -> dict[str, object]:
+    """Stop a job before each of its calls in turn, undo, and say how often and what differs."""
     root, home = directory / "store", directory / "home"
-    wrong, number = [], 0
+    wrong: list[object] = []
+    number = 0
     while True:
         for place in (root, home):
             shutil.rmtree(place, ignore_errors=True)
         source = SCENES[scene](root)
         before = listing(root)
+        if job in {"finish", "restore", "empty"}:
+            trash_one(source, home)
+        gone = listing(root)
         if job == "finish":
-            trash_one(source, home)
-            gone = sorted(listing(root))
             job_restore(source, home)
-        if job == "restore":
-            trash_one(source, home)
         victim = JOBS["trash" if job == "finish" else job]
-        if not killed_before(number, victim, source, home):
-            break
-        stock = take_stock([source])
-        entries = Trash(home, stock.roots).entries()
+        status = stopped_before(number, victim, source, home, kill=what == "kill")
+        if status == 3:
+            return {"stops": number, "wrong": wrong}
+        entries = Trash(home, take_stock([source]).roots).entries()
         if any(one.state not in {"complete", "interrupted"} for one in entries):
-            wrong.append([number, [one.state for one in entries]])
+            wrong.append([number, "state", [one.state for one in entries]])
+        if what == "error" and job == "trash" and status == 1 and listing(root) != before:
+            wrong.append([number, "not undone"])
         if job == "finish" and entries:
             job_finish(source, home)
-            if sorted(listing(root)) != gone:
+            if sorted(listing(root)) != sorted(gone):
                 wrong.append([number, "not all of it went"])
-        job_restore(source, home)
-        after = listing(root)
-        if after != before:
-            keys = [k for k in before.keys() | after.keys() if before.get(k) != after.get(k)]
-            wrong.append([number, sorted(keys)])
-        left = [one.id for one in Trash(home, stock.roots).entries()]
-        if left:
-            wrong.append([number, left])
+        if job == "empty" and not entries:
+            job_empty(source, home)
+            if listing(root) != gone or list((home / "trash").iterdir()):
+                wrong.append([number, "not all of it was deleted"])
+        else:
+            job_restore(source, home)
+            after = listing(root)
+            if after != before:
+                keys = [k for k in before.keys() | after.keys() if before.get(k) != after.get(k)]
+                wrong.append([number, sorted(keys)])
+        if Trash(home, (root,)).entries():
+            wrong.append([number, "something is still in the trash"])
         number += 1
-    return {"kills": number, "wrong": wrong}
+
+
+def race(directory: Path, scene: str, rounds: int) -> list[list[int]]:
+    """Let two processes trash one model at once; return the exit codes of each round."""
+    found = []
+    for number in range(rounds):
+        root, home = directory / f"store{number}", directory / "home"
+        source = SCENES[scene](root)
+        stock = take_stock([source])
+        plan = stock.plan(first(stock))
+        ready, go = os.pipe()
+        children = []
+        for _ in range(2):
+            child = os.fork()
+            if child == 0:
+                os.close(go)
+                os.read(ready, 1)
+                try:
+                    Trash(home, stock.roots).put(plan, name="it")
+                except TrashError as error:
+                    os._exit(1 if "no longer what was looked at" in str(error) else 2)
+                os._exit(0)
+            children.append(child)
+        os.close(ready)
+        os.close(go)
+        statuses = [os.waitpid(child, 0)[1] for child in children]
+        found.append(sorted(os.WEXITSTATUS(status) for status in statuses))
+        if [one.state for one in Trash(home, stock.roots).entries()] != ["complete"]:
+            found.append([-1])
+        job_restore(source, home)
+    return found
 
 
 if __name__ == "__main__":
-    print(json.dumps(wrong_after_kills(Path(sys.argv[1]), sys.argv[2], sys.argv[3])))
+    place, arguments = Path(sys.argv[1]), sys.argv[2:]
+    if arguments[0] == "race":
+        print(json.dumps(race(place, arguments[1], 10)))
+    else:
+        print(json.dumps(wrong_after(place, *arguments)))
