@@ -91,6 +91,31 @@ def test_version_2_is_read_and_others_are_refused(files, tmp_path):
             read_facts(path)
 
 
+def test_version_2_in_the_other_byte_order(files, tmp_path):
+    """A big-endian file of version 2 says what a little-endian one of version 3 does."""
+    keys = {"rope.freq_base": 1e6, "attention.layer_norm_rms_epsilon": 1e-5}
+    general = {"general.file_type": 2, "general.alignment": 64}
+    facts = read_facts(files.gguf_file(tmp_path / "a.gguf", keys=keys, general=general))
+    path = files.gguf_file(tmp_path / "b.gguf", keys=keys, general=general, big_endian=True)
+    data = bytearray(path.read_bytes())
+    assert data[4:8] == b"\0\0\0\3"
+    assert read_facts(path) == facts
+    data[7] = 2
+    path.write_bytes(data)
+    assert read_facts(path) == facts
+
+
+def test_huge_counts_in_the_other_byte_order(files, tmp_path):
+    """Counts are read in the file's own order before they are believed."""
+    path = files.gguf_file(tmp_path / "a.gguf", big_endian=True)
+    data = bytearray(path.read_bytes())
+    for at in (8, 16):
+        broken = bytes(data[:at]) + b"\x7f" + bytes(data[at + 1 :])
+        path.write_bytes(broken)
+        with pytest.raises(ModelFileError, match="claims"):
+            read_facts(path)
+
+
 def test_general_keys(files, tmp_path):
     """Name and license come from the file, cleaned of line breaks."""
     general = {"general.name": "Evil\nName\x00<b>", "general.license": "apache-2.0"}

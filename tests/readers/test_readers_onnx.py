@@ -129,6 +129,7 @@ def test_external_data_is_named(files, tmp_path):
         "~/.ssh/id",
         "",
         "a\0b",
+        "a\nb",
         "x" * 5000,
     ],
 )
@@ -142,6 +143,52 @@ def test_external_data_outside_the_directory_is_refused(files, tmp_path, name):
     path.write_bytes(helper.make_model(graph).SerializeToString())
     with pytest.raises(ModelFileError, match="not inside its directory"):
         read_facts(path)
+
+
+def external_model(path, *places):
+    """Write a graph whose tensors of two floats lie at stated places of ``w.bin``."""
+    tensors = []
+    for number, place in enumerate(places):
+        tensor = TensorProto(
+            name=f"w{number}", dims=[2], data_type=1, data_location=TensorProto.EXTERNAL
+        )
+        for key, value in {"location": "w.bin", **place}.items():
+            tensor.external_data.add(key=key, value=str(value))
+        tensors.append(tensor)
+    graph = helper.make_graph([], "g", [], [helper.make_tensor_value_info("y", 1, [1])], tensors)
+    path.write_bytes(helper.make_model(graph).SerializeToString())
+    (path.parent / "w.bin").write_bytes(bytes(16))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("places", "word"),
+    [
+        ([{"offset": 12, "length": 8}], "truncated"),
+        ([{"offset": 2**63, "length": 2**63}], "truncated"),
+        ([{"offset": 12}], "truncated"),
+        ([{"offset": 0, "length": 8}, {"offset": 4, "length": 8}], "overlap"),
+    ],
+)
+def test_external_data_that_lie_are_a_problem(tmp_path, places, word):
+    """Places past the end of the external file, and tensors that overlap in it, are named."""
+    assert word in read_facts(external_model(tmp_path / "a.onnx", *places)).problems[0]
+
+
+def test_external_data_that_fit_are_no_problem(tmp_path):
+    """Two tensors in a row, and two at one place, are as they should be."""
+    places = [{"offset": 0, "length": 8}, {"offset": 8}, {"offset": 8, "length": 8}]
+    path = external_model(tmp_path / "a.onnx", *places)
+    assert read_facts(path).problems == ()
+    (tmp_path / "w.bin").unlink()
+    assert read_facts(path).problems == ("missing external data: w.bin",)
+
+
+@pytest.mark.parametrize("place", [{"offset": -1}, {"length": "8.0"}, {"offset": "9" * 50}])
+def test_places_that_are_no_numbers_are_refused(tmp_path, place):
+    """An offset or a length must be a whole number."""
+    with pytest.raises(ModelFileError, match="two numbers"):
+        read_facts(external_model(tmp_path / "a.onnx", place))
 
 
 def test_large_weights_are_skipped_over(files, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from ravenxterm_lab.exceptions import ModelFileError
@@ -48,9 +49,10 @@ def test_facts_of_a_small_graph(files, tmp_path):
 def test_facts_agree_with_openvino(files, tmp_path):
     """The graph's constants, inputs and outputs are those that OpenVINO itself reads."""
     openvino = pytest.importorskip("openvino", reason="OpenVINO itself is not installed")
-    parameter = openvino.opset8.parameter([-1, 4], "i64", name="input_ids")
-    table = openvino.opset8.constant([[float(n + m) for n in range(8)] for m in range(30)], "f32")
-    found = openvino.opset8.gather(table, parameter, openvino.opset8.constant(0, "i64"))
+    ops = openvino.opset8
+    parameter = ops.parameter([-1, 4], np.int64, name="input_ids")
+    table = ops.constant(np.arange(240, dtype=np.float32).reshape(30, 8))
+    found = ops.gather(table, parameter, ops.constant(np.int64(0)))
     found.output(0).get_tensor().set_names({"last_hidden_state"})
     parameter.output(0).get_tensor().set_names({"input_ids"})
     path = tmp_path / "a.xml"
