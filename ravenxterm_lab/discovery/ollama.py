@@ -93,7 +93,10 @@ class OllamaSource(Source):
             whole = True
             for folder in walk(manifests, self.name, cache):
                 yield from folder.skipped
-                whole = whole and not folder.skipped
+                for name in sorted(folder.broken):
+                    reason = "a link to a manifest that does not exist. Pull the model again."
+                    yield Skipped(folder.path / name, reason, self.name)
+                whole = whole and not (folder.skipped or folder.broken)
                 for name in folder.files:
                     if not name.startswith("."):
                         found = self._manifest(root, folder.path / name, named, progress, cache)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -170,6 +171,16 @@ class TestOllama:
         path.write_text("{}")
         (found,) = OllamaSource({}, tmp_path).discover()
         assert "host/namespace/model/tag" in found.reason
+
+    def test_a_manifest_that_is_a_link_to_nothing_or_would_block(self, files, tmp_path):
+        """The link is named, the FIFO is not opened, and the rest is found."""
+        ollama(files, tmp_path)
+        folder = tmp_path / "manifests/registry.ollama.ai/library/small"
+        (folder / "gone").symlink_to("nowhere")
+        os.mkfifo(folder / "fifo")
+        found = discover([OllamaSource({}, tmp_path)])
+        assert list(found.models) == ["small:latest"]
+        assert "does not exist" in reasons(found)["gone"]
 
     def test_what_the_system_leaves_is_no_manifest(self, files, tmp_path):
         """A hidden file among the manifests is nothing."""
