@@ -111,7 +111,8 @@ def discover(
     started = time.perf_counter()
     cache = ScanCache() if cache is None else cache
     cache.begin()
-    found: list[tuple[ModelMetadata, tuple[str, ...]]] = []
+    found: list[ModelMetadata] = []
+    sources_of: list[Source] = []
     skipped: list[Skipped] = []
     roots: list[Path] = []
     tell, close = _progress(progress)
@@ -123,22 +124,20 @@ def discover(
                     if isinstance(one, Skipped):
                         skipped.append(one)
                     else:
-                        found.append((one, source.labels(one)))
+                        found.append(one)
+                        sources_of.append(source)
             except (OSError, RavenXTermError) as error:
                 place = next(iter(source.roots()), Path())
                 skipped.append(Skipped(place, clean(str(error), 400), source.name))
     finally:
         close()
     cache.end()
-    merged = _merge(found)
-    models = [model for model, _ in merged]
-    names = unique_names(models, {i: labels for i, (_, labels) in enumerate(merged)})
-    named = {
-        name: model if model.name == name else replace(model, name=name)
-        for name, model in zip(names, models, strict=True)
-    }
+    models = cache.merged(found)
+    if models is None:
+        models = _named(found, sources_of)
+        cache.keep_merged(found, models)
     return Discovery(
-        models=dict(sorted(named.items())),
+        models=dict(models),
         skipped=list(dict.fromkeys(skipped)),
         seconds=time.perf_counter() - started,
         roots=tuple(dict.fromkeys(roots)),
@@ -183,6 +182,19 @@ def _progress(
         bar.update()
 
     return tell, bar.close
+
+
+def _named(found: Sequence[ModelMetadata], sources: Sequence[Source]) -> dict[str, ModelMetadata]:
+    """Return the models by unique name, sorted; those of the same bytes are one."""
+    labels = (source.labels(model) for model, source in zip(found, sources, strict=True))
+    merged = _merge(list(zip(found, labels, strict=True)))
+    models = [model for model, _ in merged]
+    names = unique_names(models, {i: labels for i, (_, labels) in enumerate(merged)})
+    named = {
+        name: model if model.name == name else replace(model, name=name)
+        for name, model in zip(names, models, strict=True)
+    }
+    return dict(sorted(named.items()))
 
 
 def _merge(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +13,7 @@ from ravenxterm_lab.discovery.facts_json import FORMAT, Facts, decode, encode
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator
 
+    from ravenxterm_lab.metadata import ModelMetadata
     from ravenxterm_lab.readers import FileFacts, ModelConfig
     from ravenxterm_lab.readers.model_config import ModelCard
 
@@ -68,7 +70,7 @@ class ScanCache:
     """
 
     __slots__ = (
-        "_entries", "_folders", "_folders_seen", "_known", "_met", "_news", "_seen",
+        "_entries", "_folders", "_folders_seen", "_known", "_merged", "_met", "_news", "_seen",
         "budget", "cards", "configs", "misses", "shared",
     )  # fmt: skip
 
@@ -82,6 +84,7 @@ class ScanCache:
         self._news: dict[str, tuple[Hashable, Facts]] = {}
         self.misses = 0
         self.budget = budget or Budget()
+        self._merged: tuple[list[ModelMetadata], dict[str, ModelMetadata]] = ([], {})
         self.shared: dict[Hashable, tuple[FileFacts, str]] = {}
         self.cards: dict[Hashable, ModelCard] = {}
         self.configs: dict[Hashable, ModelConfig] = {}
@@ -187,6 +190,16 @@ class ScanCache:
         if self.misses > before and not isinstance(value, Passing):
             self._news[path] = (signature, value)
         return value
+
+    def merged(self, found: list[ModelMetadata]) -> dict[str, ModelMetadata] | None:
+        """Return what the last scan made of these models, if it found the very same ones."""
+        last, made = self._merged
+        same = len(last) == len(found) and all(map(operator.is_, last, found))
+        return made if same else None
+
+    def keep_merged(self, found: list[ModelMetadata], made: dict[str, ModelMetadata]) -> None:
+        """Keep what was made of the models that a scan found."""
+        self._merged = (found, made)
 
     def remember(self, rows: Iterable[tuple[object, object, object]]) -> None:
         """Take what earlier processes read: path, signature and facts as JSON text.

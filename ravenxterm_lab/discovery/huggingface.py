@@ -189,8 +189,8 @@ def _repository(
         for folder in walk(snapshot, source, cache):
             # Links only: without blobs the files of a snapshot are its own.
             if blobs.finished:
-                for status in folder.files.values():
-                    blobs.finished.pop(status.st_ino, None)
+                for inode in folder.inodes:
+                    blobs.finished.pop(inode, None)
             if folder.broken:
                 yield from _without_blob(folder, source)
             whole = whole and all(one.path != folder.path for one in folder.skipped)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.discovery.base import Skipped
 from ravenxterm_lab.readers.dispatch import SUFFIXES
@@ -68,6 +68,10 @@ class Files(MutableMapping[str, os.stat_result]):
         self._entries[name] = status
         return status
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the status of a file, or the default where there is none of that name."""
+        return self[name] if name in self._entries else default
+
     def __setitem__(self, name: str, status: os.stat_result) -> None:
         self._entries[name] = status
 
@@ -103,7 +107,7 @@ class Folder:
     broken : list of str
         Links to nothing, of any suffix; ``skipped`` has those that might be weights.
     inodes : list of int
-        Of the files that links lead to.
+        Of its files, and of those that links lead to.
     """
 
     path: Path
@@ -146,6 +150,7 @@ def list_folder(path: Path, source: str, cache: ScanCache | None = None) -> Fold
                 elif kind or others < _OTHERS:
                     others += not kind
                     found[name] = entry
+                    folder.inodes.append(entry.inode())
                 if kind == _PARTIAL and name in found:
                     reason = "a download that is not finished; it was not read"
                     folder.skipped.append(Skipped(Path(entry.path), reason, source))
@@ -177,31 +182,34 @@ def walk(root: Path, source: str, cache: ScanCache | None = None) -> Iterator[Fo
     cache : ScanCache, optional
         Whose budget of entries and time the walk keeps to; what is beyond is in ``skipped``.
     """
-    above: set[tuple[int, int]] | None = None
-    seen: set[tuple[int, int]] = set()
+    above: set[tuple[int, int] | None] = set()
+    # Only a link can lead to a directory twice: until there is one, none is looked at.
+    passed: list[Path] = []
+    seen: set[tuple[int, int] | None] | None = None
+    count = 0
     queue: list[tuple[Path, int, bool, Folder | None]] = [(root, 0, False, None)]
     while queue:
         path, depth, is_link, parent = queue.pop()
-        try:
-            identity = _identity(os.stat(path))  # noqa: PTH116 - in the inner loop
-        except (OSError, ValueError):
-            identity = None
-        if identity is not None:
-            if identity in seen:
+        if is_link and seen is None:
+            above, seen = _above(root), {_identity(one) for one in passed}
+        if seen is None:
+            passed.append(path)
+        else:
+            identity = _identity(path)
+            if identity is not None and identity in seen:
                 continue
-            if is_link:
-                above = _above(root) if above is None else above
-            if is_link and above and identity in above:
+            if is_link and identity in above:
                 reason = "a link to a directory that contains the one that is scanned; not followed"
                 yield Folder(path, skipped=[Skipped(path, reason, source)])
                 continue
             seen.add(identity)
+        count += 1
         if cache is not None and cache.budget.spent():
             yield Folder(path, skipped=[Skipped(path, cache.budget.reason, source)])
             return
         folder = list_folder(path, source, cache)
         folder.above = parent
-        if depth >= _DEPTH or len(seen) > _FOLDERS:
+        if depth >= _DEPTH or count > _FOLDERS:
             if folder.folders:
                 reason = (
                     f"what lies more than {_DEPTH} levels deep was not scanned"
@@ -216,14 +224,18 @@ def walk(root: Path, source: str, cache: ScanCache | None = None) -> Iterator[Fo
         )
 
 
-def _above(root: Path) -> set[tuple[int, int]]:
+def _above(root: Path) -> set[tuple[int, int] | None]:
     try:
-        return {_identity(parent.stat()) for parent in root.resolve().parents}
+        return {_identity(parent) for parent in root.resolve().parents} - {None}
     except (OSError, RuntimeError):
         return set()
 
 
-def _identity(status: os.stat_result) -> tuple[int, int]:
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
     return status.st_dev, status.st_ino
 
 
