@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ravenxterm_lab.metadata import ModelMetadata
     from ravenxterm_lab.readers import FileFacts, ModelConfig
-    from ravenxterm_lab.readers.model_config import ModelCard
+    from ravenxterm_lab.readers.model_card import ModelCard
 
 __all__ = ["Passing", "Remembered", "ScanCache"]
 

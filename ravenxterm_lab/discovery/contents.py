@@ -17,7 +17,7 @@ from ravenxterm_lab.readers import (
 from ravenxterm_lab.readers.base import active_parameters
 from ravenxterm_lab.readers.binary import FileWindow, shown
 from ravenxterm_lab.readers.gguf_types import quantization_of
-from ravenxterm_lab.readers.model_config import read_card
+from ravenxterm_lab.readers.model_card import read_card
 from ravenxterm_lab.readers.text import clean
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.exceptions import ModelFileError, RequirementError
@@ -16,7 +15,8 @@ from ravenxterm_lab.metadata import AttentionGeometry, ModelType
 from ravenxterm_lab.readers import limits
 from ravenxterm_lab.readers.base import active_parameters
 from ravenxterm_lab.readers.files import is_file
-from ravenxterm_lab.readers.text import clean, read_json, read_text
+from ravenxterm_lab.readers.model_card import ModelCard, read_card
+from ravenxterm_lab.readers.text import clean, read_json
 from ravenxterm_lab.requirements import normalize_task
 
 if TYPE_CHECKING:
@@ -25,11 +25,16 @@ if TYPE_CHECKING:
 
     from ravenxterm_lab.readers.base import FileFacts
 
-__all__ = ["ModelCard", "ModelConfig", "read_card", "read_config", "tasks_of", "with_config"]
+__all__ = ["ModelConfig", "read_config", "tasks_of", "with_config"]
 
 #: Endings of the class names in ``architectures``, and what they do; the first match counts.
 _HEADS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("WhisperForConditionalGeneration", ("automatic_speech_recognition",)),
+    ("Speech2TextForConditionalGeneration", ("automatic_speech_recognition",)),
+    ("MusicgenForConditionalGeneration", ("text_to_audio",)),
+    ("MBartForConditionalGeneration", ("translation",)),
+    ("BlenderbotForConditionalGeneration", ("text_generation",)),
+    ("LEDForConditionalGeneration", ("summarization",)),
     ("MarianMTModel", ("translation",)),
     ("T5ForConditionalGeneration", ("translation", "summarization")),
     ("BartForConditionalGeneration", ("summarization",)),
@@ -44,8 +49,23 @@ _HEADS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("ForTokenClassification", ("token_classification",)),
     ("ForQuestionAnswering", ("question_answering",)),
     ("ForMaskedLM", ("fill_mask",)),
+    ("ForZeroShotImageClassification", ("zero_shot_image_classification",)),
+    ("CLIPModel", ("zero_shot_image_classification",)),
+    ("SiglipModel", ("zero_shot_image_classification",)),
     ("ForImageClassification", ("image_classification",)),
+    ("ForVideoClassification", ("video_classification",)),
+    ("ForZeroShotObjectDetection", ("zero_shot_object_detection",)),
     ("ForObjectDetection", ("object_detection",)),
+    ("ForSemanticSegmentation", ("image_segmentation",)),
+    ("ForImageSegmentation", ("image_segmentation",)),
+    ("ForUniversalSegmentation", ("image_segmentation",)),
+    ("ForInstanceSegmentation", ("image_segmentation",)),
+    ("ForDepthEstimation", ("depth_estimation",)),
+    ("ForKeypointDetection", ("keypoint_detection",)),
+    ("SamModel", ("mask_generation",)),
+    ("ForMultipleChoice", ("multiple_choice",)),
+    ("ForRetrieval", ("visual_document_retrieval",)),
+    ("ForPrediction", ("time_series_forecasting",)),
     ("ForCTC", ("automatic_speech_recognition",)),
     ("ForSpeechSeq2Seq", ("automatic_speech_recognition",)),
     ("ForAudioClassification", ("audio_classification",)),
@@ -94,22 +114,6 @@ class ModelConfig:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ModelCard:
-    """What the front matter of a model card says.
-
-    Attributes
-    ----------
-    license, pipeline_tag : str or None
-    notes : tuple of str
-        Why it cannot be read.
-    """
-
-    license: str | None = None
-    pipeline_tag: str | None = None
-    notes: tuple[str, ...] = ()
-
-
 def read_config(
     directory: Path, names: Container[str] | None = None, card: ModelCard | None = None
 ) -> ModelConfig:
@@ -155,36 +159,6 @@ def read_config(
         sentence_transformer=sentence,
         notes=tuple(notes),
     )
-
-
-def read_card(path: Path | None) -> ModelCard:
-    """Read the front matter of a model card; one that cannot be read becomes a note.
-
-    Parameters
-    ----------
-    path : Path or None
-        None where there is none.
-    """
-    if path is None:
-        return ModelCard()
-    try:
-        text = read_text(path, limits.CARD_BYTES)
-    except ModelFileError as error:
-        return ModelCard(notes=(clean(str(error)),))
-    lines = iter(StringIO(text))
-    if next(lines, "").strip() != "---":
-        return ModelCard()
-    found: dict[str, str] = {}
-    for line in lines:
-        if line.strip() in ("---", "..."):
-            break
-        key, colon, value = line.partition(":")
-        if colon and key in ("license", "license_name", "pipeline_tag"):
-            found.setdefault(key, clean(value.partition(" #")[0].strip().strip("'\""), 80))
-    name = found.get("license")
-    if name == "other":
-        name = found.get("license_name") or name
-    return ModelCard(name or None, found.get("pipeline_tag") or None)
 
 
 def tasks_of(
