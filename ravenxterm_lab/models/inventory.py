@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["known_models", "recall", "record_changes", "record_read"]
 
-_BELOW = "len(list_filter($roots, root -> starts_with(path, root))) > 0"
+_BELOW = "EXISTS (FROM (SELECT unnest($roots::VARCHAR[]) AS root) WHERE starts_with(path, root))"
 _CATALOGUE = "SELECT name, path, fingerprint FROM catalogue"
 _SCANNED = f"SELECT path, signature, facts FROM scanned WHERE {_BELOW}"  # noqa: S608 - a constant
 

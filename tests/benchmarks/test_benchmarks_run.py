@@ -22,7 +22,12 @@ TINY = {
     ),
     "bench_scan.py": (
         ["--repositories", "3", "--models", "4", "--repeat", "1"],
-        ["os.scandir and stat", "huggingface_hub.scan_cache_dir", "from the store", "4 models"],
+        [
+            "os.scandir and stat",
+            "huggingface_hub.scan_cache_dir",
+            "new process, from that",
+            "4 models",
+        ],
     ),
     "bench_soak.py": (
         ["--rate", "500", "--seconds", "1", "--writers", "2", "--readers", "1", "--rows", "1000"],
