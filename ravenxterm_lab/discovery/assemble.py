@@ -203,7 +203,8 @@ def build_model(
         embedding_length=facts.embedding_length,
         vocabulary_size=facts.vocabulary_size,
         companions=companions,
-        problems=facts.problems + problems,
+        # That a file of tensors is missing is seen by the reader and by the scan.
+        problems=tuple(dict.fromkeys(facts.problems + problems)),
         notes=facts.notes,
     )
 
@@ -248,12 +249,12 @@ def _pooling(folder: Folder, above: Folder | None) -> tuple[Path, ...]:
 def _attach(
     attached: list[tuple[Path, FileFacts]], facts: FileFacts, models: int
 ) -> tuple[Path, ...]:
-    """Return what belongs to a model: every projector, an adapter only if it is the one model."""
+    """Return what belongs to a model: projectors, and if it is the one model all the rest."""
     if facts.model_type is not ModelType.GGUF and models > 1:
         return ()
     return tuple(
         path
         for path, other in attached
         if other.model_type is facts.model_type
-        and (other.kind == "projector" or (other.kind == "adapter" and models == 1))
+        and (other.kind == "projector" or models == 1)
     )

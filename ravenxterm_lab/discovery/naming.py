@@ -15,7 +15,7 @@ __all__ = ["base_name", "is_generic", "parent_labels", "printable", "repository"
 
 _SHARD = re.compile(r"-\d{5,6}-of-\d{5,6}$")
 _GENERIC_FILE = re.compile(
-    r"^(?:(?:pytorch|tf|flax|diffusion_pytorch|adapter)_)?model"
+    r"^(?:(?:pytorch|tf|flax|diffusion_pytorch|adapter|openvino)_)?model"
     r"(?:[._-](?:quantized|optimized|merged|o[1-4]|fp16|fp32|int8|uint8|q4|q4f16|q8|bnb4|quint8|"
     r"qint8|avx2|avx512|avx512_vnni|arm64))*$"
     r"|^(?:weights|consolidated|best|last|checkpoint)(?:\.\d+)?$",

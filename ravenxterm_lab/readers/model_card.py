@@ -61,8 +61,8 @@ def read_card(path: Path | None) -> ModelCard:
     names = found.get("license", [])
     if names == ["other"]:
         names = found.get("license_name") or names
-    tags = found.get("pipeline_tag") or [None]
-    return ModelCard(clean(", ".join(names)) or None, tags[0])
+    tag = next(iter(found.get("pipeline_tag", [])), None)
+    return ModelCard(clean(", ".join(names)) or None, tag)
 
 
 def _front_matter(lines: Iterator[str]) -> dict[str, list[str]]:
