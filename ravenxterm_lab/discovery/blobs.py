@@ -86,12 +86,16 @@ class BlobUses:
     repositories: dict[Path, bool] = field(default_factory=dict)
     hubs: dict[Path, bool] = field(default_factory=dict)
     _named: dict[Path, tuple[Path, ...]] = field(default_factory=dict)
+    _behind: dict[Path, Path] = field(default_factory=dict)
+    _folders: dict[Path, Path] = field(default_factory=dict)
 
     def without(self, gone: Collection[Path]) -> BlobUses:
         """Return what is left when some directory entries have gone."""
         left = {path: users.difference(gone) for path, users in self.of.items() if path not in gone}
         named = {path: blobs for path, blobs in self._named.items() if path not in gone}
-        return BlobUses(left, dict(self.stores), dict(self.repositories), dict(self.hubs), named)
+        return BlobUses(
+            left, self.stores, self.repositories, self.hubs, named, self._behind, self._folders
+        )
 
     def add_hub(self, root: Path) -> None:
         """Index every repository of a hub cache, and the blobs that several of them share."""
@@ -101,6 +105,7 @@ class BlobUses:
         except OSError:
             return
         unread: list[OSError] = []
+        shared: dict[Path, Path] = {}
         for name in names:
             if name.startswith("models--"):
                 self.add_repository(root / name)
@@ -109,20 +114,29 @@ class BlobUses:
                 target = _target(path) if stat.S_ISLNK(status.st_mode) else None
                 if target is not None:
                     self.of.setdefault(target, set()).add(path)
+                    if target.parent.parent == root / "blobs":
+                        shared[path] = target
         if names:
             self.hubs[root] = not unread
+        if not unread:
+            self._behind.update(shared)
 
     def add_repository(self, repository: Path) -> None:
         """Index the links of every revision of a hub repository."""
         if repository in self.repositories:
             return
         unread: list[OSError] = []
+        own: dict[Path, Path] = {}
+        blobs = repository / "blobs"
         for path, status in _files(repository / "snapshots", unread):
-            if stat.S_ISLNK(status.st_mode):
-                target = _target(path)
-                if target is not None:
-                    self.of.setdefault(target, set()).add(path)
+            target = _target(path) if stat.S_ISLNK(status.st_mode) else None
+            if target is not None:
+                self.of.setdefault(target, set()).add(path)
+                if target.parent == blobs:
+                    own[path] = target
         self.repositories[repository] = not unread
+        if not unread:
+            self._behind.update(own)
 
     def add_ollama(self, store: Path) -> None:
         """Index the manifests of an Ollama store."""
@@ -154,13 +168,20 @@ class BlobUses:
                     break
                 step = _target(step)
                 if step is not None:
-                    self.of.setdefault(_placed(step), set()).add(entry)
+                    self.of.setdefault(self._placed(step), set()).add(entry)
 
     def users(self, path: Path) -> set[Path]:
         """Return every directory entry that leads to a file."""
         direct = self.of.get(path, set())
-        placed = _placed(path)
+        placed = self._placed(path)
         return direct if placed == path else direct | self.of.get(placed, set())
+
+    def _placed(self, path: Path) -> Path:
+        """Return a path with the links among its directories resolved, but not itself."""
+        real = self._folders.get(path.parent)
+        if real is None:
+            real = self._folders[path.parent] = Path(os.path.realpath(path.parent))
+        return path if real == path.parent else real / path.name
 
     def manifests(self, blob: Path) -> list[Path]:
         """Return the manifests that name a blob, sorted."""
@@ -175,19 +196,8 @@ class BlobUses:
         if entry in self._named:
             store = next((s for s in self.stores if entry.is_relative_to(s)), None)
             return self._named[entry] if store is not None and self.stores[store] else ()
-        if entry.parent.name == "blobs" and self.hubs.get(entry.parents[2], False):
-            shared = _target(entry)
-            within = shared is not None and shared.parents[1] == entry.parents[2] / "blobs"
-            return (shared,) if shared is not None and within else ()
-        revision = hub_revision(entry)
-        if revision is None:
-            return ()
-        repository = revision.parent.parent
-        target = _target(entry)
-        inside = target is not None and target.parent == repository / "blobs"
-        if target is None or not inside or not self.repositories.get(repository, False):
-            return ()
-        return (target,)
+        target = self._behind.get(entry)
+        return () if target is None else (target,)
 
     def leftovers(self) -> Iterator[tuple[Path, str]]:
         """Yield blobs that nothing leads to, each with ``"incomplete"`` or ``"orphan"``."""
@@ -229,11 +239,6 @@ def _target(link: Path) -> Path | None:
         return Path(os.path.normpath(link.parent / link.readlink()))
     except OSError:
         return None
-
-
-def _placed(path: Path) -> Path:
-    """Return a path with the links among its directories resolved, but not itself."""
-    return Path(os.path.realpath(path.parent), path.name)
 
 
 def _head(path: Path, limit: int) -> bytes:

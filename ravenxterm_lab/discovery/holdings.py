@@ -13,7 +13,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.discovery.base import Skipped
-from ravenxterm_lab.discovery.blobs import BlobUses, hub_revision, is_ollama_store
+from ravenxterm_lab.discovery.blobs import (
+    BlobUses,
+    hub_revision,
+    is_ollama_store,
+    revision_entries,
+)
 from ravenxterm_lab.discovery.cache import ScanCache
 from ravenxterm_lab.discovery.removal import Plan, make_plan
 from ravenxterm_lab.discovery.walk import UNFINISHED
@@ -86,9 +91,19 @@ class Stock:
     roots: tuple[Path, ...] = ()
     uses: BlobUses = field(default_factory=BlobUses)
     skipped: tuple[Skipped, ...] = ()
+    _by_folder: dict[Path, set[Path]] = field(default_factory=dict)
+    _entries: dict[Path, list[Path]] = field(default_factory=dict)
     _by_entry: dict[Path, list[Holding]] = field(default_factory=dict)
     _by_revision: dict[Path, list[Holding]] = field(default_factory=dict)
     _by_mark: dict[tuple[str, str], list[Holding]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for one in self.skipped:
+            self._by_folder.setdefault(one.path.parent, set()).add(one.path)
+
+    def skipped_in(self, folder: Path) -> set[Path]:
+        """Return what the sources did not take of a directory."""
+        return self._by_folder.get(folder, set())
 
     def add(self, holding: Holding) -> None:
         """Add the holding of a model."""
@@ -107,6 +122,13 @@ class Stock:
     def with_entry(self, path: Path) -> list[Holding]:
         """Return the holdings that a directory entry is of, as weights or as a companion."""
         return self._by_entry.get(path, [])
+
+    def revision_entries(self, revision: Path) -> list[Path]:
+        """Return what goes with a whole hub revision."""
+        found = self._entries.get(revision)
+        if found is None:
+            found = self._entries[revision] = revision_entries(revision)
+        return found
 
     def in_revision(self, revision: Path) -> list[Holding]:
         """Return the holdings of a hub revision."""
@@ -259,8 +281,6 @@ def _add_leftovers(stock: Stock, skipped: list[tuple[Skipped, Path]]) -> None:
         source, root = "huggingface", store.parent
         if store in stock.uses.stores:
             source, root = "ollama", store
-        elif path.parents[2] in stock.uses.hubs:
-            root = path.parents[2]
         # The parts of one pull belong together.
         stem, partial, _ = path.name.partition("-partial")
         first = path.with_name(f"{stem}{partial}")

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ravenxterm_lab.discovery.blobs import revision_entries
 from ravenxterm_lab.readers.text import clean
 from ravenxterm_lab.units import format_bytes, format_number
 
@@ -131,26 +130,25 @@ def make_plan(stock: Stock, holdings: Sequence[Holding]) -> Plan:
     """
     notes: list[str] = []
     chosen = dict.fromkeys(holdings)
-    chosen.update(dict.fromkeys(_links_along(stock, list(chosen), notes)))
+    chosen.update(_links_along(stock, dict(chosen), notes))
     going = dict.fromkeys(entry for one in chosen for entry in one.entries)
     for revision in dict.fromkeys(one.revision for one in chosen if one.revision is not None):
         if all(one in chosen for one in stock.in_revision(revision)):
-            going.update(dict.fromkeys(revision_entries(revision)))
-    disturbed = {one.path.parent for one in stock.skipped if one.path not in going}
+            going.update(dict.fromkeys(stock.revision_entries(revision)))
     for one in chosen:
         going.update(dict.fromkeys(_indexes(one, going)))
-        for companion in one.companions:
-            users = [other for other in stock.with_entry(companion) if other not in chosen]
-            if users:
-                other = users[0].model
-                name = other.name if other is not None else str(users[0].path)
-                notes.append(f"{clean(companion.name)} stays: {clean(name)} uses it too")
-            elif companion.parent not in disturbed or one.revision is not None:
-                going[companion] = None
+    companions = {companion: one for one in chosen for companion in one.companions}
+    for companion, one in companions.items():
+        user = next((o for o in stock.with_entry(companion) if o not in chosen), None)
+        if user is not None:
+            name = user.model.name if user.model is not None else str(user.path)
+            notes.append(f"{clean(companion.name)} stays: {clean(name)} uses it too")
+        elif one.revision is not None or stock.skipped_in(companion.parent) <= going.keys():
+            going[companion] = None
     staying: dict[Path, Path] = {}
     queue = [blob for entry in going for blob in stock.uses.behind(entry)]
     for blob in queue:
-        others = sorted(stock.uses.users(blob) - going.keys())
+        others = sorted(user for user in stock.uses.users(blob) if user not in going)
         if others:
             staying[blob] = others[0]
         elif blob not in going:
@@ -165,7 +163,9 @@ def make_plan(stock: Stock, holdings: Sequence[Holding]) -> Plan:
     return Plan(tuple(chosen), tuple(items), tuple(dict.fromkeys(notes)))
 
 
-def _links_along(stock: Stock, holdings: Sequence[Holding], notes: list[str]) -> list[Holding]:
+def _links_along(
+    stock: Stock, holdings: dict[Holding, None], notes: list[str]
+) -> dict[Holding, None]:
     """Return the holdings that are links to these, and to nothing else."""
     real = {
         Path(os.path.realpath(entry))
@@ -174,14 +174,14 @@ def _links_along(stock: Stock, holdings: Sequence[Holding], notes: list[str]) ->
         for entry in one.entries
         if not entry.is_symlink()
     }
-    along: list[Holding] = []
+    along: dict[Holding, None] = {}
     for file in real:
         for link in stock.uses.users(file):
             for other in stock.with_entry(link):
                 if other in holdings or other in along:
                     continue
                 if all(Path(os.path.realpath(entry)) in real for entry in other.entries):
-                    along.append(other)
+                    along[other] = None
                 else:
                     notes.append(f"{clean(str(link), 400)} leads to it, and will lead nowhere")
     return along
