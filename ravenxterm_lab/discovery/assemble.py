@@ -255,6 +255,5 @@ def _attach(
     return tuple(
         path
         for path, other in attached
-        if other.model_type is facts.model_type
-        and (other.kind == "projector" or models == 1)
+        if other.model_type is facts.model_type and (other.kind == "projector" or models == 1)
     )

@@ -70,8 +70,8 @@ class ScanCache:
     """
 
     __slots__ = (
-        "_entries", "_folders", "_folders_seen", "_known", "_merged", "_met", "_news", "_seen",
-        "budget", "cards", "configs", "misses", "shared",
+        "_decoded", "_entries", "_folders", "_folders_seen", "_known", "_merged", "_met", "_news",
+        "_seen", "budget", "cards", "configs", "misses", "shared",
     )  # fmt: skip
 
     def __init__(self, budget: Budget | None = None) -> None:
@@ -80,6 +80,7 @@ class ScanCache:
         self._met: list[Hashable] = []
         self._folders: dict[Hashable, tuple[Hashable, tuple[Hashable, ...], object]] = {}
         self._folders_seen: set[Hashable] = set()
+        self._decoded: dict[str, Facts] = {}
         self._known: dict[str, tuple[str, object]] = {}
         self._news: dict[str, tuple[Hashable, Facts]] = {}
         self.misses = 0
@@ -110,6 +111,7 @@ class ScanCache:
         # One that ended early did not meet everything that is there.
         if not self.budget.reason:
             self._known.clear()
+            self._decoded.clear()
             for key in self._entries.keys() - self._seen:
                 del self._entries[key]
             for key in self._folders.keys() - self._folders_seen:
@@ -192,13 +194,27 @@ class ScanCache:
         return value
 
     def merged(self, found: list[ModelMetadata]) -> dict[str, ModelMetadata] | None:
-        """Return what the last scan made of these models, if it found the very same ones."""
+        """Return what the last scan made of these models, if it found the very same ones.
+
+        Parameters
+        ----------
+        found : list of ModelMetadata
+            In the order in which the sources yielded them.
+        """
         last, made = self._merged
         same = len(last) == len(found) and all(map(operator.is_, last, found))
         return made if same else None
 
     def keep_merged(self, found: list[ModelMetadata], made: dict[str, ModelMetadata]) -> None:
-        """Keep what was made of the models that a scan found."""
+        """Keep what was made of the models that a scan found.
+
+        Parameters
+        ----------
+        found : list of ModelMetadata
+            As for ``merged``.
+        made : dict of str to ModelMetadata
+            By unique name.
+        """
         self._merged = (found, made)
 
     def remember(self, rows: Iterable[tuple[object, object, object]]) -> None:
@@ -222,11 +238,16 @@ class ScanCache:
         stored = self._known.pop(path, None)
         if stored is None or stored[0] != _digest(signature):
             return
-        try:
-            value = decode(stored[1])
-        except (ValueError, TypeError, RecursionError):
-            return  # damaged, or of somebody else's making
-        self._entries[key] = (signature, value)
+        text = stored[1]
+        # Revisions with the same blobs have the same facts.
+        if not isinstance(text, str):
+            return
+        if text not in self._decoded:
+            try:
+                self._decoded[text] = decode(text)
+            except (ValueError, TypeError, RecursionError):
+                return  # damaged, or of somebody else's making
+        self._entries[key] = (signature, self._decoded[text])
 
 
 def _digest(signature: Hashable) -> str:

@@ -45,8 +45,10 @@ def mark_of(folder: Folder, name: str) -> Mark | None:
 
     Device numbers do not enter: they change when a file system is mounted again.
     """
-    status = folder.files.get(name)
-    return None if status is None else (status.st_ino, status.st_size, status.st_mtime_ns)
+    if name not in folder.files:
+        return None
+    status = folder.files[name]
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def read_group(

@@ -12,7 +12,7 @@ from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ravenxterm_lab.discovery.base import Skipped
 from ravenxterm_lab.readers.dispatch import SUFFIXES
@@ -67,10 +67,6 @@ class Files(MutableMapping[str, os.stat_result]):
             status = _GONE
         self._entries[name] = status
         return status
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return the status of a file, or the default where there is none of that name."""
-        return self[name] if name in self._entries else default
 
     def __setitem__(self, name: str, status: os.stat_result) -> None:
         self._entries[name] = status

@@ -83,8 +83,9 @@ class FileWindow:
         self._fd = -1
         try:
             # Looked at before it is opened: opening alone has effects on some devices.
-            self._check(path.stat().st_mode)
-            self._fd = os.open(path, _FLAGS)
+            name = os.fspath(path)
+            self._check(os.stat(name).st_mode)  # noqa: PTH116 - thousands of files a scan
+            self._fd = os.open(name, _FLAGS)
             status = os.fstat(self._fd)
             self._check(status.st_mode)
         except (OSError, ValueError) as error:

@@ -44,7 +44,7 @@ class Upkeep:
         self._compacted: int | None = None
 
     def after_pass(self, stop: Callable[[], bool] | None) -> None:
-        """Remove what a dead compaction left, and roll up samples if an hour has passed."""
+        """Remove what a dead compaction left, and once an hour what is old or replaced."""
         from ravenxterm_lab.store.compaction import remove_leftovers
 
         with contextlib.suppress(OSError):
@@ -53,15 +53,17 @@ class Upkeep:
         if not _passed(self._trimmed, now, _HOUR):
             return
         from ravenxterm_lab.store.retention import trim_samples
+        from ravenxterm_lab.store.scans import trim_scans
 
         self._trimmed = now
-        try:
-            done = trim_samples(self._directory, utc(now), patience=_PATIENCE, stop=stop)
-        except StoreError as error:
-            self._note(str(error))
-            return
-        if done.more:
-            self._trimmed = None
+        for trim in (trim_samples, trim_scans):
+            try:
+                done = trim(self._directory, utc(now), patience=_PATIENCE, stop=stop)
+            except StoreError as error:
+                self._note(str(error))
+                continue
+            if done.more:
+                self._trimmed = None
 
     def may_compact(self) -> bool:
         """Say, by what costs next to nothing to ask, whether to look for a compaction."""
