@@ -28,8 +28,10 @@ from trash_scenes import (
 
 from ravenxterm_lab.discovery import DirectorySource, HuggingFaceSource, OllamaSource, discover
 from ravenxterm_lab.discovery.holdings import take_stock
+from ravenxterm_lab.discovery.moving import move_back
 from ravenxterm_lab.discovery.open_files import open_elsewhere
 from ravenxterm_lab.discovery.trash import Trash
+from ravenxterm_lab.discovery.trash_record import read_record
 from ravenxterm_lab.discovery.walk import TRASH
 from ravenxterm_lab.exceptions import TrashError
 from ravenxterm_lab.readers import limits
@@ -151,6 +153,18 @@ class TestRoundTrip:
         with pytest.raises(TrashError, match=r"exists again.*Move what is there away"):
             trash.restore(entry.id)
         assert listing(tmp_path) == before
+        entry.path.unlink()
+        trash.restore(entry.id)
+        assert entry.path.stat().st_size > 3
+
+    def test_what_appears_in_the_last_moment_is_not_overwritten(self, tmp_path, home):
+        """Not even what comes after the look at the places, while the files move back."""
+        source = lm_studio(tmp_path)
+        trash, (entry,) = put(source, home)
+        entry.path.write_text("new")
+        with pytest.raises(TrashError, match=rf"File exists.*restore '{entry.id}' goes on"):
+            move_back(read_record(entry.directory))
+        assert entry.path.read_text() == "new"
         entry.path.unlink()
         trash.restore(entry.id)
         assert entry.path.stat().st_size > 3
