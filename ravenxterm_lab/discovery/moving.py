@@ -105,7 +105,12 @@ def refusal(error: OSError, what_now: str) -> TrashError:
     """
     name = error.filename if isinstance(error.filename, str) else "A file"
     reason = error.strerror or str(error)
-    return TrashError(f"{clean(name, 400)} cannot be moved or removed: {reason}; {what_now}.")
+    remedy = ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = " Moving to the trash takes a few KiB: empty the trash, or delete a file, first."
+    return TrashError(
+        f"{clean(name, 400)} cannot be moved, written or removed: {reason}; {what_now}.{remedy}"
+    )
 
 
 def obstacles(plan: Plan, roots: Sequence[Path]) -> list[str]:

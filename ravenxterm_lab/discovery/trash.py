@@ -292,8 +292,9 @@ class Trash:
         why = clean("; ".join(reasons), 400) or "it is on a file system of its own"
         raise TrashError(
             f"{clean(str(first.path), 400)} cannot be moved into a trash on its own file system "
-            f"({why}), and gigabytes are never copied. Set RAVENXTERM_HOME to a directory on that "
-            "file system, or make the store's directory writable."
+            f"({why}), and gigabytes are never copied. Make a little space where the disk is full; "
+            "else make the store's directory writable, or set RAVENXTERM_HOME to a directory on "
+            "that file system."
         )
 
     def _try(self, record: Record, reasons: list[str]) -> bool:

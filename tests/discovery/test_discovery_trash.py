@@ -498,6 +498,36 @@ assert Trash(home, (root,)).entries() == []
         mount = f"mount -t tmpfs none {tmp_path}/m"
         self.on_file_systems(tmp_path, mount, self.WORK)
 
+    FULL = """
+source = plain(root)
+stock = take_stock([source])
+plan = stock.plan(first(stock))
+(root / "home").mkdir()
+with open(root / "filler", "wb", buffering=0) as filler:
+    for size in (65536, 4096, 512, 1):
+        try:
+            while filler.write(bytes(size)) == size:
+                pass
+        except OSError:
+            continue
+before = listing(root)
+try:
+    Trash(root / "home", stock.roots).put(plan, name="it")
+except TrashError as error:
+    assert "No space left" in str(error) and "empty the trash" in str(error), error
+else:
+    raise SystemExit("it was moved")
+after = listing(root)
+assert {k: v for k, v in after.items() if "trash" not in k} == before, sorted(after)
+assert Trash(root / "home", stock.roots).entries() == []
+(root / "filler").unlink()
+Trash(root / "home", stock.roots).put(plan, name="it")
+"""
+
+    def test_a_full_disk(self, tmp_path):
+        """No room for the record: nothing moved or half-made, and the remedy is named."""
+        self.on_file_systems(tmp_path, f"mount -t tmpfs -o size=512k none {tmp_path}/m", self.FULL)
+
     def test_one_file_system_at_two_places(self, tmp_path):
         """A bind mount has one device number, and renames across it fail: the next place."""
         (tmp_path / "real").mkdir()
