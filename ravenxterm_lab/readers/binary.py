@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from typing import TYPE_CHECKING, Self
 
 from ravenxterm_lab.exceptions import ModelFileError
+from ravenxterm_lab.readers import limits
 from ravenxterm_lab.units import format_bytes
 
 if TYPE_CHECKING:
@@ -66,6 +68,8 @@ class FileWindow:
         The window.
     base : int
         Offset of the window's first byte in the file.
+    left : int
+        Bytes that may still be read, over and over included.
 
     Raises
     ------
@@ -73,13 +77,15 @@ class FileWindow:
         If it cannot be opened or is not a regular file.
     """
 
-    __slots__ = ("_fd", "base", "chunk", "data", "path", "size")
+    __slots__ = ("_fd", "_until", "base", "chunk", "data", "left", "path", "size")
 
     def __init__(self, path: Path, chunk: int = 1 << 16) -> None:
         self.path = path
         self.chunk = chunk
         self.data = b""
         self.base = 0
+        self.left = limits.FILE_READ_BYTES
+        self._until = time.monotonic() + limits.FILE_SECONDS
         self._fd = -1
         try:
             # Looked at before it is opened: opening alone has effects on some devices.
@@ -168,6 +174,18 @@ class FileWindow:
 
     def _pread(self, offset: int, count: int) -> bytes:
         parts = []
+        self.left -= count
+        if self.left < 0:
+            raise self.fail(
+                f"makes a reader read more than {format_bytes(limits.FILE_READ_BYTES)} of it; "
+                "it is not read any further."
+            )
+        if time.monotonic() > self._until:
+            # As what the operating system refuses: it may be faster another time.
+            raise self.fail(
+                f"took more than {limits.FILE_SECONDS:.0f} s to read. Its disk may be slow: scan "
+                "again."
+            ) from TimeoutError()
         try:
             while count > 0:
                 part = os.pread(self._fd, count, offset)

@@ -14,6 +14,8 @@ __all__ = [
     "CONFIG_BYTES",
     "DIMENSIONS",
     "ELEMENTS",
+    "FILE_READ_BYTES",
+    "FILE_SECONDS",
     "FLAT_TABLES",
     "FLAT_VTABLES",
     "FLAT_VTABLE_BYTES",
@@ -51,6 +53,11 @@ __all__ = [
 ]
 
 _MIB = 1024 * 1024
+
+#: Bytes that are read of one file, those that are read twice counted twice.
+FILE_READ_BYTES = 1024 * _MIB
+#: Seconds from when a file is opened until it is given up: a disk may hang.
+FILE_SECONDS = 60.0
 
 #: Bytes of a GGUF header (everything before the tensor data). The largest known are near 30 MiB.
 GGUF_HEADER_BYTES = 256 * _MIB

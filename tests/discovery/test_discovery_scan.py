@@ -14,8 +14,10 @@ import pytest
 from ravenxterm_lab.discovery import DirectorySource, ScanCache, discover
 from ravenxterm_lab.discovery.budget import Budget
 from ravenxterm_lab.discovery.facts_json import _FIELDS, decode, encode
+from ravenxterm_lab.exceptions import ModelFileError
 from ravenxterm_lab.metadata import AttentionGeometry, ModelType
-from ravenxterm_lab.readers import READERS, FileFacts, TensorSignature, read_facts
+from ravenxterm_lab.readers import READERS, FileFacts, TensorSignature, limits, read_facts
+from ravenxterm_lab.readers.binary import FileWindow
 
 #: (path, action) of the test that runs: the action happens right before the path is opened.
 _ARMED = []
@@ -151,6 +153,25 @@ class TestBudget:
         found = scan(tmp_path, ScanCache(Budget(seconds=-1)))
         assert found.models == {}
         assert "Scan again" in found.skipped[0].reason
+
+    def test_a_file_that_is_read_over_and_over_is_given_up(self, files, tmp_path):
+        """The bytes of one file are counted, however often they are read."""
+        path = files.gguf_file(tmp_path / "small.gguf")
+        with FileWindow(path, 16) as window:
+            window.left = 100
+            window.read(0, 60)
+            with pytest.raises(ModelFileError, match="not read any further"):
+                window.read(1, 60)
+
+    def test_a_file_on_a_slow_disk_is_looked_at_again(self, files, tmp_path, monkeypatch):
+        """A file over its time is skipped with the reason, and not remembered as bad."""
+        files.gguf_file(tmp_path / "small.gguf")
+        cache = ScanCache()
+        with monkeypatch.context() as patch:
+            patch.setattr(limits, "FILE_SECONDS", -1.0)
+            found = scan(tmp_path, cache)
+        assert "to read" in found.skipped[0].reason
+        assert set(scan(tmp_path, cache).models) == {"small"}
 
     def test_a_huge_directory_ends_within_the_budget(self, tmp_path):
         """A hundred thousand names cost no look at any of them."""
