@@ -51,6 +51,7 @@ def scan(options: argparse.Namespace) -> None:
     if options.json:
         _print_json({
             "added": report.added, "changed": report.changed, "removed": report.removed,
+            "moved": dict(report.moved_from), "read": report.read,
             "skipped": [{"path": str(s.path), "reason": s.reason} for s in report.skipped],
             "roots": [str(root) for root in report.roots], "models": report.models,
             "bytes": report.bytes, "seconds": report.seconds,

@@ -71,6 +71,7 @@ class ModelRegistry(Displayed, Housekeeping):
         self._models: dict[str, ModelMetadata] | None = None
         self._preferences = preferences
         self._recalled = False
+        self._done: dict[str, tuple[ModelMetadata, ModelMetadata]] = {}
         self.last_scan: ScanReport | None = None
 
     @property
@@ -132,7 +133,14 @@ class ModelRegistry(Displayed, Housekeeping):
             recall(self._bench, self._cache, roots)
             self._recalled = True
         found = discover(self._sources, cache=self._cache, progress=progress)
-        models = {name: self._completed(found.models[name]) for name in sorted(found.models)}
+        done: dict[str, tuple[ModelMetadata, ModelMetadata]] = {}
+        for name, model in found.models.items():
+            known = self._done.get(name)
+            # The very same facts as in the last scan need no other estimate.
+            if known is None or known[0] is not model:
+                known = (model, self._completed(model))
+            done[name] = known
+        models = {name: completed for name, (_, completed) in done.items()}
         changes = compare(self._known(roots, models), models)
         report = ScanReport(
             added=changes.added,
@@ -152,6 +160,7 @@ class ModelRegistry(Displayed, Housekeeping):
         record_changes(self._bench, changes, models)
         record_read(self._bench, self._cache)
         # Only now: a scan that is interrupted leaves everything as it was.
+        self._done = done
         self._models = models
         self.last_scan = report
         self._tell(report)

@@ -208,8 +208,8 @@ class Store:
         ----------
         table : str
             ``selections``, ``candidates``, ``loads``, ``predictions``,
-            ``hardware_samples``, ``preference_changes``, ``messages``, ``feedback`` or
-            ``models``.
+            ``hardware_samples``, ``preference_changes``, ``messages``, ``feedback``,
+            ``models`` or ``scans``.
         **fields
             Values by column, in the units of the columns' comments; None is NULL.
 
