@@ -11,8 +11,7 @@ from ravenxterm_lab.units import format_bytes
 if TYPE_CHECKING:
     import argparse
 
-    from ravenxterm_lab.models import ModelRegistry
-    from ravenxterm_lab.models.trashing import TrashReport
+    from ravenxterm_lab.models import ModelRegistry, TrashReport
 
 __all__ = ["empty_trash", "restore", "space", "trash"]
 

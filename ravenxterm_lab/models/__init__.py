@@ -11,7 +11,7 @@ from ravenxterm_lab.models.running import RunReport
 from ravenxterm_lab.models.selector import AdaptiveModelSelector
 from ravenxterm_lab.models.space import SpaceReport
 from ravenxterm_lab.models.status import ResourceUsage, SystemStatus
-from ravenxterm_lab.models.trashing import TrashReport
+from ravenxterm_lab.models.trash_report import TrashReport
 from ravenxterm_lab.models.workbench import Workbench
 from ravenxterm_lab.preferences import AccuracyPreference, PerformancePreference, UserPreferences
 from ravenxterm_lab.selection import Recommendation, Recommendations
