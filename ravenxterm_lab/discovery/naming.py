@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,10 +38,13 @@ def printable(name: str) -> str:
     >>> printable("evil\nname")
     'evil_name'
     """
-    kept = "".join(char if char.isprintable() else "_" for char in name).strip()
+    if not name.isprintable():
+        name = "".join(char if char.isprintable() else "_" for char in name)
+    kept = name.strip()
     return kept[:_LONGEST] or "_"
 
 
+@lru_cache(maxsize=4096)
 def is_generic(folder: str) -> bool:
     """Say whether a directory's name says nothing about the model in it."""
     return bool(_GENERIC_FOLDER.match(folder))
@@ -80,18 +84,19 @@ def parent_labels(model: ModelMetadata, roots: Sequence[Path]) -> tuple[str, ...
     if owner:
         revision = next((part[:8] for part in model.path.parts if len(part) == 40), "")
         return (owner, revision) if revision else (owner,)
-    root = next((root for root in roots if model.path.is_relative_to(root)), model.path.parent)
-    return tuple(_folders(model.path, root))
+    parts = model.path.parts
+    root = next((root for root in roots if parts[: len(root.parts)] == root.parts), None)
+    return tuple(_folders(model.path, root or model.path.parent))
 
 
 def _folders(path: Path, root: Path) -> list[str]:
-    found = []
-    for folder in path.parents:
-        if folder.name and not is_generic(folder.name):
-            found.append(printable(folder.name))
-        if folder == root:
-            break
-    return found
+    """Return the directories that say something, nearest first, up to the root's own name."""
+    parts, above = path.parts, root.parts
+    # The anchor is no name.
+    first = len(path.anchor[:1])
+    if parts[: len(above)] == above:
+        first = max(first, len(above) - 1)
+    return [printable(name) for name in reversed(parts[first:-1]) if not is_generic(name)]
 
 
 def unique_names(models: Sequence[ModelMetadata], labels: Mapping[int, Sequence[str]]) -> list[str]:
@@ -122,6 +127,8 @@ def unique_names(models: Sequence[ModelMetadata], labels: Mapping[int, Sequence[
         (str, lambda name, value: f"{name}#{value}"),
     )
     for value_of, join in steps:
+        if len(set(names)) == len(names):
+            break
         for positions in _shared(names):
             values = [value_of(position) for position in positions]
             if len(set(values)) > 1:
