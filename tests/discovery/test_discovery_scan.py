@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from ravenxterm_lab.discovery.budget import Budget
 from ravenxterm_lab.discovery.facts_json import _FIELDS, decode, encode
 from ravenxterm_lab.exceptions import ModelFileError
 from ravenxterm_lab.metadata import AttentionGeometry, ModelType
-from ravenxterm_lab.readers import READERS, FileFacts, TensorSignature, limits, read_facts
+from ravenxterm_lab.readers import READERS, FileFacts, TensorSignature, limits
 from ravenxterm_lab.readers.binary import FileWindow
 
 #: (path, action) of the test that runs: the action happens right before the path is opened.
@@ -226,18 +227,21 @@ class TestFactsAsJson:
         """A field that a reader may set is not lost between two processes."""
         assert _FIELDS.keys() == FileFacts.__dataclass_fields__.keys()
 
-    @pytest.mark.parametrize("reader", READERS, ids=lambda one: type(one).__name__)
-    def test_what_a_reader_says_comes_back(self, files, tmp_path, reader):
-        """Facts of every format are the same after JSON."""
-        made = {
-            ModelType.GGUF: lambda: files.gguf_file(tmp_path / "x.gguf"),
-            ModelType.SAFETENSORS: lambda: files.safetensors_file(tmp_path / "x.safetensors"),
-            ModelType.ONNX: lambda: files.onnx_file(tmp_path / "x.onnx"),
-        }.get(reader.model_type)
-        if made is None:
-            pytest.skip("written by no library here; the fields are covered by the test below")
-        value = (read_facts(made()), "0" * 32, ("a problem",))
-        assert decode(encode(value)) == value
+    def test_what_was_read_comes_back(self, files, tmp_path):
+        """Models of every format are the same from what an earlier process remembers."""
+        for kind, (name, write) in (files.WRITERS | files.VARIANTS).items():
+            write(_made(tmp_path / kind) / name)
+        first = ScanCache()
+        found = scan(tmp_path, first)
+        rows = [(one.path, one.signature, json.dumps(one.facts)) for one in first.news()]
+        assert {model.model_type for model in found.models.values()} == {
+            reader.model_type for reader in READERS
+        }
+        second = ScanCache()
+        second.remember(rows)
+        again = scan(tmp_path, second)
+        assert (again.models, again.skipped, again.read) == (found.models, found.skipped, 0)
+        assert list(second.news()) == []
 
     def test_all_of_it_comes_back(self):
         """Every field survives, also those that few formats have."""
