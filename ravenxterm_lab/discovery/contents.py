@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.discovery.cache import Passing
+from ravenxterm_lab.discovery.walk import Files
 from ravenxterm_lab.exceptions import ModelFileError
 from ravenxterm_lab.readers import (
     Fingerprint,
@@ -45,10 +46,9 @@ def mark_of(folder: Folder, name: str) -> Mark | None:
 
     Device numbers do not enter: they change when a file system is mounted again.
     """
-    if name not in folder.files:
-        return None
-    status = folder.files[name]
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    files = folder.files
+    status = files.look(name) if isinstance(files, Files) else files.get(name)
+    return None if status is None else (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def read_group(

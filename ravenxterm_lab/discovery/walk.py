@@ -68,6 +68,13 @@ class Files(MutableMapping[str, os.stat_result]):
         self._entries[name] = status
         return status
 
+    def look(self, name: str) -> os.stat_result | None:
+        """Return the status of a file, None where there is none of that name."""
+        entry = self._entries.get(name)
+        if entry is None or isinstance(entry, os.stat_result):
+            return entry
+        return self[name]
+
     def __setitem__(self, name: str, status: os.stat_result) -> None:
         self._entries[name] = status
 
