@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ravenxterm_lab.discovery.base import Discovery, Skipped, Source
 from ravenxterm_lab.discovery.cache import ScanCache
+from ravenxterm_lab.discovery.collector import pause_collector
 from ravenxterm_lab.discovery.directory import DirectorySource
 from ravenxterm_lab.discovery.huggingface import HuggingFaceSource, is_hub_cache
 from ravenxterm_lab.discovery.llama_cpp import LlamaCppSource
@@ -44,6 +45,10 @@ __all__ = [
     "discover",
     "sources_for",
 ]
+
+
+#: Models from which on a scan lets the collector of cyclic garbage run again.
+_PAUSED = 20_000
 
 
 def sources_for(
@@ -116,6 +121,7 @@ def discover(
     skipped: list[Skipped] = []
     roots: list[Path] = []
     tell, close = _progress(progress)
+    resume = pause_collector()
     try:
         for source in sources:
             roots.extend(source.roots())
@@ -126,16 +132,19 @@ def discover(
                     else:
                         found.append(one)
                         sources_of.append(source)
+                        if len(found) == _PAUSED:
+                            resume()
             except (OSError, RavenXTermError) as error:
                 place = next(iter(source.roots()), Path())
                 skipped.append(Skipped(place, clean(str(error), 400), source.name))
+        cache.end()
+        models = cache.merged(found)
+        if models is None:
+            models = _named(found, sources_of)
+            cache.keep_merged(found, models)
     finally:
+        resume()
         close()
-    cache.end()
-    models = cache.merged(found)
-    if models is None:
-        models = _named(found, sources_of)
-        cache.keep_merged(found, models)
     return Discovery(
         models=dict(models),
         skipped=list(dict.fromkeys(skipped)),

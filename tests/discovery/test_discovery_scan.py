@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -302,6 +303,26 @@ def test_the_same_inode_is_read_once(files, tmp_path):
     assert len(opened) == 1
     (model,) = found.models.values()
     assert len(model.duplicates) == 1
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_garbage_collector_is_as_it_was(files, tmp_path, enabled):
+    """A scan that ends, or is interrupted, leaves the collector on or off as it found it."""
+    files.gguf_file(tmp_path / "a.gguf")
+    before = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+
+    def interrupt(_path):
+        raise KeyboardInterrupt
+
+    try:
+        scan(tmp_path)
+        assert (gc.isenabled(), gc.get_freeze_count()) == (enabled, 0)
+        with pytest.raises(KeyboardInterrupt):
+            discover([DirectorySource(tmp_path)], progress=interrupt)
+        assert (gc.isenabled(), gc.get_freeze_count()) == (enabled, 0)
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def _made(path):
