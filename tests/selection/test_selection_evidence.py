@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ravenxterm_lab.selection import Evidence
-from ravenxterm_lab.selection.evidence import INTERRUPTED
 from ravenxterm_lab.store import Store
+from ravenxterm_lab.store.schema import INTERRUPTED
 
 DAY = 86_400_000_000_000
 NOW = 1_800_000_000 * 1_000_000_000
