@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.store import database
-from ravenxterm_lab.store.locks import exclusive_gate, shared_gate
+from ravenxterm_lab.store.locks import alone_with, exclusive_gate, shared_gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -166,25 +166,37 @@ def _save(connection: duckdb.DuckDBPyConnection, directory: Path) -> bool:
 
 
 def _restore(directory: Path) -> None:
-    """Put the blocks back where a checkpoint was broken off; nobody may have the file open."""
+    """Put the blocks back where a checkpoint was broken off; the exclusive gate is the caller's."""
     journal, path = directory / JOURNAL, directory / database.DATABASE
+    if not journal.exists():
+        return
     try:
-        raw = journal.read_bytes()
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         journal.unlink(missing_ok=True)
         return
     try:
-        checksum, size, count = _HEAD.unpack_from(raw.ljust(_HEAD.size, b"\0"))
-        content = raw[_HEAD.size :]
-        same = os.pread(fd, _HEADERS, 0) == content[:_HEADERS]
-        if same and zlib.crc32(content) == checksum:
-            step = _NUMBER.size + size
-            for at in range(_HEADERS, _HEADERS + count * step, step):
-                (block,) = _NUMBER.unpack_from(content, at)
-                saved = content[at + _NUMBER.size : at + step]
-                os.pwrite(fd, saved, _HEADERS + block * size)
-            os.fsync(fd)
+        # Where somebody deleted the lock files, its writer may be alive in spite of the gate.
+        if not alone_with(fd, path, patience=_PATIENCE):
+            raise StoreError(
+                f"{path} is open in another process, which keeps it from being mended. Close it "
+                "there; nothing is lost."
+            )
+        with contextlib.suppress(FileNotFoundError):
+            _put_back(fd, journal.read_bytes())
     finally:
         os.close(fd)
-    journal.unlink()
+    journal.unlink(missing_ok=True)
+
+
+def _put_back(fd: int, raw: bytes) -> None:
+    checksum, size, count = _HEAD.unpack_from(raw.ljust(_HEAD.size, b"\0"))
+    content = raw[_HEAD.size :]
+    same = os.pread(fd, _HEADERS, 0) == content[:_HEADERS]
+    if not same or zlib.crc32(content) != checksum:
+        return
+    step = _NUMBER.size + size
+    for at in range(_HEADERS, _HEADERS + count * step, step):
+        (block,) = _NUMBER.unpack_from(content, at)
+        os.pwrite(fd, content[at + _NUMBER.size : at + step], _HEADERS + block * size)
+    os.fsync(fd)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FileLock",
+    "alone_with",
     "exclusive_gate",
     "holder",
     "is_locked",
@@ -171,6 +172,44 @@ def lock_new_file(fd: int, path: Path) -> None:
             f"The file system of {path} grants the same lock twice, so that processes cannot "
             f"be kept apart. {_REMEDY}"
         )
+
+
+def alone_with(fd: int, path: Path, *, patience: float) -> bool:
+    """Wait until no other process has a database file open; False when one still has.
+
+    DuckDB holds a record lock (POSIX) on what it has open; this takes one of the same kind,
+    which closing any descriptor of the file gives back.
+
+    Parameters
+    ----------
+    fd : int
+        Open for writing; this process has the file open nowhere else.
+    path : Path
+        Its name, for messages.
+    patience : float
+        How long to wait (s).
+
+    Raises
+    ------
+    StoreError
+        If the file system does not support such locks.
+    """
+    import fcntl
+
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise StoreError(
+                    f"{path} cannot be locked ({error.strerror}). {_REMEDY}"
+                ) from error
+        else:
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.005)
 
 
 def is_locked(path: Path) -> bool:

@@ -1,6 +1,8 @@
 """The journal of the blocks that DuckDB rewrites in place."""
 
 import shutil
+import subprocess
+import sys
 
 import duckdb
 import pytest
@@ -114,3 +116,45 @@ def test_a_file_that_cannot_be_mended_is_an_error_that_says_so(place):
     path.mkdir()
     with Store(place, ingest=False) as store, pytest.raises(StoreError, match="cannot be mended"):
         store.sql(COUNT)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from ravenxterm_lab.store import database, journal
+from ravenxterm_lab.store.locks import exclusive_gate
+
+place = Path(sys.argv[1])
+connection = database.connect(threads=1)
+with exclusive_gate(place, patience=5):
+    journal.attach_for_writing(connection, place)
+    print("open", flush=True)
+    sys.stdin.readline()
+    connection.execute(f"INSERT INTO {database.CATALOGUE}.executions (latency) VALUES (0.5)")
+    journal.detach_written(connection, place)
+"""
+
+
+def test_nothing_is_put_back_while_its_writer_lives(place):
+    """With the lock files deleted the gate keeps nobody out; the writer's own lock still does."""
+    command = [sys.executable, "-c", WRITER, str(place)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout.readline() == "open\n"
+        for lock in place.glob("*.lock"):
+            lock.unlink()
+        before = (place / "main.duckdb").read_bytes()
+        code = (
+            "import sys; from ravenxterm_lab.store import Store; "
+            "print(Store(sys.argv[1], ingest=False).sql(sys.argv[2]).fetchall())"
+        )
+        asking = [sys.executable, "-c", code, str(place), COUNT]
+        with subprocess.Popen(asking, stdout=subprocess.PIPE, text=True) as reader:
+            with pytest.raises(subprocess.TimeoutExpired):
+                reader.wait(2.0)
+            assert (place / journal.JOURNAL).exists()
+            assert (place / "main.duckdb").read_bytes() == before
+            writer.communicate("go on\n")
+            assert reader.communicate()[0].strip() == "[(1001, 499500.5)]"
+    assert writer.returncode == reader.returncode == 0
