@@ -24,14 +24,22 @@ _T = TypeVar("_T")
 Q = gguf.GGMLQuantizationType
 
 
-def peak_memory(call: Callable[[], _T]) -> tuple[_T, int]:
-    """Return what a call returns, and the most bytes that Python held for it at once."""
-    tracemalloc.start()
-    try:
-        found = call()
-        return found, tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+def peak_memory(call: Callable[[], _T], enough: int) -> tuple[_T, int]:
+    """Return what a call returns, and the most bytes that Python held for it at once.
+
+    Python counts for all threads alike, and a store of another test may be at work: a peak of
+    ``enough`` or more is measured again, up to three times.
+    """
+    for _ in range(3):
+        tracemalloc.start()
+        try:
+            found = call()
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        if peak < enough:
+            break
+    return found, peak
 
 
 def gguf_file(

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
 
 import pytest
 from fuzz_readers import NAMES, kinds, run
@@ -54,15 +53,10 @@ def test_many_more_mutated_files(whole, name, seed, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name, *_ in NAMES])
-def test_mutants_take_little_memory(whole, name, tmp_path):
+def test_mutants_take_little_memory(files, whole, name, tmp_path):
     """None of a thousand mutants of a small file makes its reader allocate 16 MiB."""
-    tracemalloc.start()
-    try:
-        run(tmp_path, whole[name], 1000, 99)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 16 << 20
+    most = 16 << 20
+    assert files.peak_memory(lambda: run(tmp_path, whole[name], 1000, 99), most)[1] < most
 
 
 JSON = st.recursive(
