@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ravenxterm_lab.discovery.trash_record import Record
 
 __all__ = [
+    "gone",
     "is_locked",
     "lock_directory",
     "move_back",
@@ -55,6 +56,8 @@ def lock_directory(directory: Path, busy: str) -> Iterator[None]:
         ) from error
     try:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise gone(directory) from error
     except OSError as error:
         raise refusal(error, "nothing was moved; scan again") from error
     deadline = time.monotonic() + _PATIENCE
@@ -94,6 +97,14 @@ def is_locked(directory: Path) -> bool:
     return False
 
 
+def gone(path: Path) -> TrashError:
+    """Return the error to raise for what is not there, or is not the file that it was."""
+    return TrashError(
+        f"{clean(str(path), 400)} is no longer what was looked at: another process moved, "
+        "replaced or removed it. Scan again; nothing was moved."
+    )
+
+
 def refusal(error: OSError, what_now: str) -> TrashError:
     """Return the error to raise for one of the operating system's.
 
@@ -114,7 +125,10 @@ def refusal(error: OSError, what_now: str) -> TrashError:
 
 
 def obstacles(plan: Plan, roots: Sequence[Path]) -> list[str]:
-    """Return why the items of a plan may not be moved, a sentence each."""
+    """Return why the items of a plan may not be moved, a sentence each.
+
+    Of a directory that is gone nothing is said: it is no obstacle, but news.
+    """
     allowed = [os.path.realpath(root) for root in roots]
     libraries = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     effective = os.access in os.supports_effective_ids
@@ -129,7 +143,11 @@ def obstacles(plan: Plan, roots: Sequence[Path]) -> list[str]:
                 f"{shown} is really {clean(str(real), 400)}, outside every directory that was "
                 "scanned; give that one as models_dir to trash it there."
             ] = None
-        elif not os.access(folder, os.W_OK | os.X_OK, effective_ids=effective):
+        elif (
+            not os.access(folder, os.W_OK | os.X_OK, effective_ids=effective)
+            # Asked afterwards: another process may remove it at any moment.
+            and os.path.lexists(folder)
+        ):
             found[f"{shown} is not writable for you; ask its owner, or change that."] = None
     return list(found)
 

@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.discovery.moving import (
+    gone,
     is_locked,
     lock_directory,
     move_back,
@@ -146,10 +147,7 @@ class Trash:
         with lock_directory(held, f"another process moves files of {name!r} right now"):
             for item in plan.items:
                 if not is_same(noted(item.path), item):
-                    raise TrashError(
-                        f"{clean(str(item.path), 400)} is no longer what was looked at: another "
-                        "process moved, replaced or removed it. Scan again; nothing was moved."
-                    )
+                    raise gone(item.path)
             reasons = list(in_use(plan.items))
             if reasons:
                 raise TrashError(f"{clean(name)} is in use: {'; '.join(reasons)}")

@@ -86,6 +86,18 @@ class TestWhatHappensInTheMiddle:
         """Two trash one model at once: one does, the other says that it is no longer there."""
         assert in_a_process(tmp_path, "race", scene) == [[0, 1]] * 10
 
+    def test_a_directory_that_is_gone_was_moved_by_another(self, tmp_path, home):
+        """Who comes second, when even the directory went, is told so, and nothing of rights."""
+        source = SCENES["plain"](tmp_path / "store")
+        stock = take_stock([source])
+        plan = stock.plan(first(stock))
+        folder = plan.items[0].path.parent
+        folder.rename(tmp_path / "elsewhere")
+        with pytest.raises(TrashError, match="no longer what was looked at") as caught:
+            Trash(home, stock.roots).put(plan, name="it")
+        assert "writable" not in str(caught.value)
+        assert Trash(home, stock.roots).entries() == []
+
     def test_a_file_that_was_replaced_is_not_moved(self, tmp_path, home):
         """Not the file that was looked at, by its inode: nothing moves."""
         source = plain(tmp_path / "m")
