@@ -79,7 +79,12 @@ class Notebook:
         self.manager = jupyter_client.KernelManager(
             kernel_name="python3", transport="ipc", ip=str(scratch / who)
         )
-        self.manager.start_kernel(env=environment, cwd=str(scratch))
+        # IPython warns on stderr of more than 1,000 outputs, as five minutes have.
+        self.manager.start_kernel(
+            env=environment,
+            cwd=str(scratch),
+            extra_arguments=["--InteractiveShell.cache_size=1000000"],
+        )
         self.client = self.manager.blocking_client()
         self.client.start_channels()
         self.client.wait_for_ready(timeout=120)
