@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-__all__ = ["AttentionGeometry", "HardwareType", "ModelMetadata", "ModelType", "total_bytes"]
+__all__ = [
+    "AttentionGeometry",
+    "HardwareType",
+    "ModelMetadata",
+    "ModelType",
+    "WeightLayout",
+    "total_bytes",
+]
 
 
 class ModelType(StrEnum):
@@ -74,6 +81,57 @@ class AttentionGeometry:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightLayout:
+    """Where the bytes of the weights are. All sizes in bytes.
+
+    Attributes
+    ----------
+    input_bytes : int
+        The input layer: token and position embeddings, of which one token reads one row each.
+    embedding_bytes, embedding_type : int, str or None
+        The token embedding alone (part of ``input_bytes``), and its tensor type.
+    layer_bytes : tuple of int
+        Each layer (block).
+    output_bytes : int
+        The output head where it is a tensor of its own, the final norm, and whatever else
+        belongs to no layer.
+    head_bytes, head_type : int, str or None
+        The output head alone (part of ``output_bytes``), and its tensor type; 0 and None where
+        the token embedding is used in its place.
+    other_bytes : int
+        Tensors that the text model does not use (a vision tower in the same file).
+    expert_bytes : tuple of int
+        Routed experts of each layer (part of ``layer_bytes``); empty where there are none.
+    experts : tuple of int or None
+        Routed experts of a layer, and how many of them one token meets.
+    matrix_bytes : mapping of str to int
+        Bytes by tensor type of those matrices of the layers whose rows can be interleaved.
+    """
+
+    input_bytes: int
+    layer_bytes: tuple[int, ...]
+    output_bytes: int
+    embedding_bytes: int = 0
+    embedding_type: str | None = None
+    head_bytes: int = 0
+    head_type: str | None = None
+    other_bytes: int = 0
+    expert_bytes: tuple[int, ...] = ()
+    experts: tuple[int, int] | None = None
+    matrix_bytes: Mapping[str, int] = field(default_factory=dict, hash=False)
+
+    @property
+    def tied(self) -> bool:
+        """Whether the token embedding also serves as the output head."""
+        return not self.head_bytes and bool(self.embedding_bytes)
+
+    @property
+    def total_bytes(self) -> int:
+        """All tensors together."""
+        return self.input_bytes + sum(self.layer_bytes) + self.output_bytes + self.other_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ModelMetadata:
     """One model on this machine. Sizes are in bytes, lengths in tokens.
 
@@ -119,6 +177,8 @@ class ModelMetadata:
         Bytes of tensor data by tensor type.
     attention : AttentionGeometry or None
         For models with a KV cache.
+    weight_layout : WeightLayout or None
+        Where the bytes of the weights are, if the format tells.
     embedding_length, vocabulary_size : int or None
         Width of the hidden state; number of tokens.
     companions : tuple of Path
@@ -153,6 +213,7 @@ class ModelMetadata:
     runtime_gap: str | None = None
     tensor_bytes: Mapping[str, int] = field(default_factory=dict, hash=False)
     attention: AttentionGeometry | None = None
+    weight_layout: WeightLayout | None = None
     embedding_length: int | None = None
     vocabulary_size: int | None = None
     companions: tuple[Path, ...] = ()

@@ -200,6 +200,7 @@ def build_model(
         shards=paths + external,
         tensor_bytes=dict(facts.tensor_bytes),
         attention=facts.attention,
+        weight_layout=facts.weight_layout,
         embedding_length=facts.embedding_length,
         vocabulary_size=facts.vocabulary_size,
         companions=companions,

@@ -17,6 +17,7 @@ from ravenxterm_lab.readers import (
 )
 from ravenxterm_lab.readers.base import active_parameters
 from ravenxterm_lab.readers.binary import FileWindow, shown
+from ravenxterm_lab.readers.gguf_layout import joined
 from ravenxterm_lab.readers.gguf_types import quantization_of
 from ravenxterm_lab.readers.model_card import read_card
 from ravenxterm_lab.readers.text import clean
@@ -221,6 +222,7 @@ def _sum(parts: list[FileFacts], group: Group, problems: list[str]) -> FileFacts
         embedding_length=widths.embedding_length,
         vocabulary_size=first.vocabulary_size or widths.vocabulary_size,
         tensor_bytes=tensor_bytes,
+        weight_layout=joined([part.weight_layout for part in parts]),
         pickle_globals=tuple(dict.fromkeys(name for p in parts for name in p.pickle_globals)),
         problems=tuple(dict.fromkeys(text for part in parts for text in part.problems)),
         notes=tuple(dict.fromkeys(text for part in parts for text in part.notes)),

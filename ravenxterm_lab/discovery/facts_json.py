@@ -11,8 +11,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from ravenxterm_lab.metadata import AttentionGeometry, ModelType
-from ravenxterm_lab.readers import FACTS_VERSION, READERS, FileFacts, TensorSignature
+from ravenxterm_lab.metadata import AttentionGeometry, ModelType, WeightLayout
+from ravenxterm_lab.readers import FACTS_VERSION, READERS, FileFacts, TensorSignature, limits
 from ravenxterm_lab.readers.onnx import safe_relative_name
 from ravenxterm_lab.readers.text import clean
 
@@ -30,7 +30,7 @@ FORMAT = hashlib.blake2b(
         (
             FACTS_VERSION,
             [type(reader).__name__ for reader in READERS],
-            [field.name for kind in (FileFacts, AttentionGeometry, TensorSignature)
+            [field.name for kind in (FileFacts, AttentionGeometry, WeightLayout, TensorSignature)
              for field in dataclasses.fields(kind)],
         )
     ).encode(),
@@ -38,7 +38,7 @@ FORMAT = hashlib.blake2b(
 ).hexdigest()  # fmt: skip
 
 _TEXT = 1000
-_ITEMS = 4096
+_ITEMS = limits.LAYERS
 _LARGEST = 2**62
 
 
@@ -91,7 +91,7 @@ def decode(document: object) -> Facts:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, (AttentionGeometry, TensorSignature)):
+    if isinstance(value, (AttentionGeometry, WeightLayout, TensorSignature)):
         return {one.name: _plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
@@ -159,6 +159,12 @@ def _attention(value: object) -> AttentionGeometry:
     return AttentionGeometry(**{name: _ATTENTION[name](item) for name, item in value.items()})
 
 
+def _weights(value: object) -> WeightLayout:
+    if not isinstance(value, dict) or value.keys() != _WEIGHTS.keys():
+        raise ValueError("no layout of weights")
+    return WeightLayout(**{name: _WEIGHTS[name](item) for name, item in value.items()})
+
+
 def _signatures(value: object) -> tuple[TensorSignature, ...]:
     return tuple(_signature(item) for item in _list(value))
 
@@ -185,6 +191,19 @@ _ATTENTION: dict[str, Callable[[object], Any]] = {
     "rope_dimension": _optional(_number),
     "recurrent_elements": _number,
 }
+_WEIGHTS: dict[str, Callable[[object], Any]] = {
+    "input_bytes": _number,
+    "layer_bytes": _numbers,
+    "output_bytes": _number,
+    "embedding_bytes": _number,
+    "embedding_type": _optional(_text),
+    "head_bytes": _number,
+    "head_type": _optional(_text),
+    "other_bytes": _number,
+    "expert_bytes": _numbers,
+    "experts": _optional(_pair),
+    "matrix_bytes": _sizes,
+}
 _BY_FIELD: dict[str, Callable[[object], Any]] = {
     "model_type": lambda value: ModelType(_text(value)),
     "kind": _text,
@@ -193,6 +212,7 @@ _BY_FIELD: dict[str, Callable[[object], Any]] = {
     "experts": _optional(_pair),
     "split": _optional(_pair),
     "attention": _optional(_attention),
+    "weight_layout": _optional(_weights),
     "tensor_bytes": _sizes,
     "external": _names,
     "inputs": _signatures,

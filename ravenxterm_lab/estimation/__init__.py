@@ -8,12 +8,14 @@ from __future__ import annotations
 from ravenxterm_lab.estimation.memory import MemoryEstimate, estimate_memory, kv_cache_bytes
 from ravenxterm_lab.estimation.speed import SpeedEstimate, estimate_speed
 from ravenxterm_lab.estimation.verdict import SAFETY_FACTOR, Verdict, judge
+from ravenxterm_lab.estimation.weights import active_bytes
 
 __all__ = [
     "SAFETY_FACTOR",
     "MemoryEstimate",
     "SpeedEstimate",
     "Verdict",
+    "active_bytes",
     "estimate_memory",
     "estimate_speed",
     "judge",

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from ravenxterm_lab.metadata import AttentionGeometry, ModelType
+    from ravenxterm_lab.metadata import AttentionGeometry, ModelType, WeightLayout
 
 __all__ = ["FACTS_VERSION", "FileFacts", "Reader", "TensorSignature", "active_parameters"]
 
 #: To be raised with every change of what a reader says of the same file: facts that an earlier
 #: version read are then not trusted, and the files are read again.
-FACTS_VERSION = 1
+FACTS_VERSION = 2
 
 
 def active_parameters(total: int, in_experts: int, experts: tuple[int, int] | None) -> int:
@@ -82,6 +82,8 @@ class FileFacts:
         Sum of the tensors' elements; active per token for mixtures of experts.
     context_length, embedding_length, vocabulary_size : int or None
     attention : AttentionGeometry or None
+    weight_layout : WeightLayout or None
+        Where the bytes of this file's tensors are.
     task_types : tuple of str
     expert_parameter_count : int
         Elements in the routed experts' tensors.
@@ -117,6 +119,7 @@ class FileFacts:
     quantization: str | None = None
     context_length: int | None = None
     attention: AttentionGeometry | None = None
+    weight_layout: WeightLayout | None = None
     embedding_length: int | None = None
     vocabulary_size: int | None = None
     task_types: tuple[str, ...] = ()

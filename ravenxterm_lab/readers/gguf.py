@@ -16,6 +16,7 @@ from ravenxterm_lab.readers import limits
 from ravenxterm_lab.readers.base import FileFacts, Reader, active_parameters
 from ravenxterm_lab.readers.binary import shown
 from ravenxterm_lab.readers.gguf_attention import ENCODERS, ArchitectureKeys, attention_geometry
+from ravenxterm_lab.readers.gguf_layout import LayoutTally
 from ravenxterm_lab.readers.gguf_types import TENSOR_TYPES, quantization_of
 from ravenxterm_lab.readers.text import clean
 
@@ -72,6 +73,7 @@ class _Tally:
     by_type: dict[str, int] = field(default_factory=dict)
     layers: dict[str, int] = field(default_factory=dict)
     unknown: set[int] = field(default_factory=set)
+    layout: LayoutTally = field(default_factory=LayoutTally)
 
 
 class _Cursor:
@@ -266,6 +268,7 @@ def _check_extents(
         known = TENSOR_TYPES.get(tensor.type_id)
         if known is None:
             tally.unknown.add(tensor.type_id)
+            tally.layout.skip()
             continue
         name, block, block_bytes = known
         row = tensor.shape[0] if tensor.shape else 1
@@ -283,6 +286,7 @@ def _check_extents(
                 f"file has {window.size} bytes. Download it again."
             )
         tally.by_type[name] = tally.by_type.get(name, 0) + length
+        tally.layout.add(tensor.name, tensor.shape, name, length)
         if len(tensor.shape) > 1 and tensor.name.startswith("blk."):
             tally.layers[name] = tally.layers.get(name, 0) + length
     return tally
@@ -325,6 +329,7 @@ def _facts(
         quantization=quantization,
         context_length=keys.integer("context_length", 2**40),
         attention=attention,
+        weight_layout=tally.layout.layout(experts),
         embedding_length=keys.integer("embedding_length"),
         vocabulary_size=vocabulary,
         task_types=_tasks(keys, values, attention is not None) if kind == "model" else (),

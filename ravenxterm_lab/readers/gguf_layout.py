@@ -1,0 +1,158 @@
+"""From a GGUF file's tensors to where the bytes of the weights are: input, layers, output.
+
+Source of the rules: ``llama-arch.cpp`` of llama.cpp (``LLM_TENSOR_NAMES`` and
+``LLM_TENSOR_INFOS`` say which tensor belongs to the input layer, to a repeating layer or to
+the output layer), and ``repack.cpp`` of ggml (which shapes have an interleaved layout).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ravenxterm_lab.metadata import WeightLayout
+from ravenxterm_lab.readers import limits
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["LayoutTally", "joined"]
+
+_LAYER = re.compile(r"(?:enc\.|dec\.)?blk\.(\d{1,5})\.")
+_EMBEDDING = "token_embd.weight"
+_HEAD = "output.weight"
+_INPUT = (
+    "token_embd.",
+    "token_embd_norm.",
+    "position_embd.",
+    "token_types.",
+    "per_layer_token_embd.",
+)
+# Parts of a multimodal model that stand in the same file: another engine's graph uses them.
+_OTHER = ("v.", "mm.", "a.", "s.", "resampler.", "mtp.", "vision.")
+_EXPERTS = "_exps."
+# Rows are interleaved by eight.
+_INTERLEAVED = 8
+
+
+class LayoutTally:
+    """Sums the tensors of one file, one after the other.
+
+    It keeps two numbers for each layer that a tensor names, ``limits.LAYERS`` at most, and one
+    for each tensor type.
+    """
+
+    __slots__ = ("_embedding", "_experts", "_head", "_input", "_layers", "_matrices",
+                 "_other", "_output", "_whole")  # fmt: skip
+
+    def __init__(self) -> None:
+        self._embedding: tuple[str, int] | None = None
+        self._head: tuple[str, int] | None = None
+        self._input = self._output = self._other = 0
+        self._layers: list[int] = []
+        self._experts: list[int] = []
+        self._matrices: dict[str, int] = {}
+        self._whole = True
+
+    def add(self, name: str, shape: Sequence[int], kind: str, length: int) -> None:
+        """Count one tensor of ``length`` bytes."""
+        match = _LAYER.match(name)
+        if match is not None:
+            self._add_layer(int(match[1]), name, shape, kind, length)
+        elif name.startswith(_INPUT):
+            self._input += length
+            if name == _EMBEDDING:
+                self._embedding = (kind, length)
+        elif name.startswith(_OTHER):
+            self._other += length
+        else:
+            self._output += length
+            if name == _HEAD:
+                self._head = (kind, length)
+
+    def _add_layer(
+        self, layer: int, name: str, shape: Sequence[int], kind: str, length: int
+    ) -> None:
+        if layer >= limits.LAYERS:
+            self._whole = False
+            return
+        missing = layer + 1 - len(self._layers)
+        if missing > 0:
+            self._layers.extend([0] * missing)
+            self._experts.extend([0] * missing)
+        self._layers[layer] += length
+        routed = _EXPERTS in name
+        if routed:
+            self._experts[layer] += length
+        dimensions = len(shape)
+        while dimensions > 1 and shape[dimensions - 1] == 1:
+            dimensions -= 1
+        if dimensions == (3 if routed else 2) and shape[1] % _INTERLEAVED == 0:
+            self._matrices[kind] = self._matrices.get(kind, 0) + length
+
+    def skip(self) -> None:
+        """Take note of a tensor whose size is not known: there is no layout then."""
+        self._whole = False
+
+    def layout(self, experts: tuple[int, int] | None) -> WeightLayout | None:
+        """Return the layout; None where it is not known or there are no layers.
+
+        Parameters
+        ----------
+        experts : tuple of int or None
+            Routed experts of a layer, and how many of them one token meets.
+        """
+        if not self._whole or not (self._layers or self._input or self._output):
+            return None
+        return WeightLayout(
+            input_bytes=self._input,
+            embedding_bytes=self._embedding[1] if self._embedding else 0,
+            embedding_type=self._embedding[0] if self._embedding else None,
+            layer_bytes=tuple(self._layers),
+            output_bytes=self._output,
+            head_bytes=self._head[1] if self._head else 0,
+            head_type=self._head[0] if self._head else None,
+            other_bytes=self._other,
+            expert_bytes=tuple(self._experts) if any(self._experts) else (),
+            experts=experts,
+            matrix_bytes=self._matrices,
+        )
+
+
+def joined(parts: Sequence[WeightLayout | None]) -> WeightLayout | None:
+    """Return the layout of all shards together; None if that of one is not known.
+
+    Parameters
+    ----------
+    parts : sequence of WeightLayout or None
+        The first is that of the first shard, which alone may state the experts.
+    """
+    known = [part for part in parts if part is not None]
+    if not known or len(known) < len(parts):
+        return None
+    first = known[0]
+    embedding = next((part for part in known if part.embedding_bytes), first)
+    head = next((part for part in known if part.head_bytes), first)
+    matrices: dict[str, int] = {}
+    for part in known:
+        for kind, size in part.matrix_bytes.items():
+            matrices[kind] = matrices.get(kind, 0) + size
+    return replace(
+        first,
+        input_bytes=sum(part.input_bytes for part in known),
+        embedding_bytes=embedding.embedding_bytes,
+        embedding_type=embedding.embedding_type,
+        layer_bytes=_summed([part.layer_bytes for part in known]),
+        output_bytes=sum(part.output_bytes for part in known),
+        head_bytes=head.head_bytes,
+        head_type=head.head_type,
+        other_bytes=sum(part.other_bytes for part in known),
+        expert_bytes=_summed([part.expert_bytes for part in known]),
+        matrix_bytes=matrices,
+    )
+
+
+def _summed(rows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    longest = max(map(len, rows))
+    return tuple(sum(row[i] for row in rows if i < len(row)) for i in range(longest))
