@@ -63,6 +63,8 @@ class AttentionGeometry:
         Set for multi-head latent attention (MLA), which caches one latent per token and no V.
     recurrent_elements : int
         f32 elements of recurrent state per sequence, over all recurrent layers.
+    indexer_elements : int
+        Further key elements of each token, over all layers (sparse attention's indexer).
     """
 
     heads_kv: tuple[int, ...]
@@ -73,6 +75,7 @@ class AttentionGeometry:
     latent_rank: int | None = None
     rope_dimension: int | None = None
     recurrent_elements: int = 0
+    indexer_elements: int = 0
 
     @property
     def layers(self) -> int:

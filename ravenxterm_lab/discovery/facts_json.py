@@ -190,6 +190,7 @@ _ATTENTION: dict[str, Callable[[object], Any]] = {
     "latent_rank": _optional(_number),
     "rope_dimension": _optional(_number),
     "recurrent_elements": _number,
+    "indexer_elements": _number,
 }
 _WEIGHTS: dict[str, Callable[[object], Any]] = {
     "input_bytes": _number,

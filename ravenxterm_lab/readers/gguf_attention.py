@@ -1,7 +1,8 @@
 """From a GGUF file's keys to the geometry of its KV cache, as llama.cpp builds it.
 
-Sources of the rules: ``llama-hparams.cpp`` and ``llama-model.cpp`` of llama.cpp (windows that
-repeat every n-th layer, shared and recurrent layers, sizes of the recurrent state).
+Sources of the rules: ``llama-hparams.cpp``, ``llama-model.cpp`` (``create_memory``) and
+``models/*.cpp`` of llama.cpp (windows that repeat every n-th layer, shared and recurrent layers,
+sizes of the recurrent state), read at commit 0c1e57098.
 """
 
 from __future__ import annotations
@@ -39,22 +40,41 @@ ENCODERS = frozenset(
 _WINDOW_EVERY: dict[str, tuple[int, int | None]] = {
     "afmoe": (4, None),
     "cohere2": (4, None),
-    "exaone-moe": (4, None),
-    "exaone4": (4, None),
+    "cohere2moe": (4, None),
+    "exaone-moe": (4, 128),
+    "exaone4": (4, 4096),
     "gemma2": (2, 4096),
     "gemma3": (6, None),
     "gemma3n": (5, None),
     "gpt-oss": (2, None),
+    "laguna": (4, None),
     "llama4": (4, 8192),
+    "mellum": (4, None),
+    "muse-glimmer": (4, None),
     "olmo2": (4, None),
-    "smallthinker": (4, 4096),
+    "plamo3": (8, None),
+    "smallthinker": (4, None),
 }
-_FULL_LAYER_FIRST = frozenset({"smallthinker"})
+_FULL_LAYER_FIRST = frozenset({"cohere2moe", "laguna", "smallthinker"})
+# Whatever window these state, llama.cpp takes this one.
+_WINDOW_FIXED = {"llama4": 8192, "smallthinker": 4096}
+# Of this family llama.cpp knows the window of the model with so many layers only.
+_WINDOW_LAYERS = {"exaone4": 64}
 # These state a window that llama.cpp does not use.
 _WINDOW_UNUSED = frozenset({"llama", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe"})
+_WINDOW_EVERYWHERE = frozenset({"lfm2"})
 _ALL_RECURRENT = frozenset({"arwkv7", "mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7"})
 _ATTENTION_AND_RECURRENT = frozenset({"falcon-h1"})
 _ATTENTION_EVERY_FOURTH = frozenset({"qwen35", "qwen35moe", "qwen3next"})
+# Text diffusion: the whole text is computed anew at each step.
+_WITHOUT_CACHE = frozenset({"dream", "llada", "llada-moe", "rnd1"})
+# A further key for each token, of the indexer that chooses what is attended to.
+_INDEXED = frozenset({"deepseek32", "glm-dsa"})
+# llama.cpp keeps caches of their own kinds for these, which are not computed here.
+_OTHER_CACHE = frozenset(
+    {"deepseek4", "dots3note", "glm5-next", "hy-v4", "minimax-01", "minimax-m3", "qwen4exp"}
+)
+_GLM_LONG_CONTEXT = 1_048_576
 _LARGEST = 2**31
 
 
@@ -107,6 +127,10 @@ def attention_geometry(keys: ArchitectureKeys) -> tuple[AttentionGeometry | None
     layers = keys.integer("block_count", limits.LAYERS)
     if not layers or keys.architecture in ENCODERS or keys.value("attention.causal") is False:
         return None, ()
+    if keys.architecture in _WITHOUT_CACHE:
+        return AttentionGeometry((0,) * layers, 0, 0), ()
+    if keys.architecture in _OTHER_CACHE:
+        return None, (f"the cache that llama.cpp keeps for {keys.architecture} is not computed",)
     heads = keys.per_layer("attention.head_count", layers)
     if keys.architecture in _ALL_RECURRENT:
         heads = heads_kv = (0,) * layers
@@ -130,8 +154,6 @@ def attention_geometry(keys: ArchitectureKeys) -> tuple[AttentionGeometry | None
     key_length, value_length = key_length or 0, value_length or 0
 
     latent, rope = _latent(keys, key_length)
-    if latent is not None:
-        heads_kv = tuple(min(count, 1) for count in heads_kv)
     window, windowed, notes = _windowed(keys, layers)
     if window is not None and windowed:
         heads_kv, key_length, value_length, more = _window_heads(
@@ -148,34 +170,55 @@ def attention_geometry(keys: ArchitectureKeys) -> tuple[AttentionGeometry | None
             latent_rank=latent,
             rope_dimension=rope,
             recurrent_elements=recurrent,
+            indexer_elements=_indexer_elements(keys, heads_kv),
         ),
         notes,
     )
 
 
+def _trunk(keys: ArchitectureKeys, layers: int) -> int:
+    """Return the layers that are not there only to predict further tokens ahead."""
+    return layers - (keys.integer("nextn_predict_layers", layers) or 0)
+
+
 def _without_cache(keys: ArchitectureKeys, heads_kv: tuple[int, ...]) -> tuple[int, ...]:
     """Zero the last layers that reuse an earlier layer's cache or only predict ahead."""
     layers = len(heads_kv)
-    shared = keys.integer("attention.shared_kv_layers", layers)
-    if shared is None:
-        shared = max(layers - 20, 0) if keys.architecture == "gemma3n" else 0
-    ahead = keys.integer("nextn_predict_layers", layers) or 0
-    kept = layers - max(shared, ahead)
+    shared = keys.integer("attention.shared_kv_layers", layers) or 0
+    if keys.architecture == "gemma3n":
+        shared = max(layers - 20, 0)
+    kept = min(layers - shared, _trunk(keys, layers))
     return heads_kv[:kept] + (0,) * (layers - kept)
 
 
 def _latent(keys: ArchitectureKeys, key_length: int) -> tuple[int | None, int | None]:
     """Return rank and rope dimension where one latent per token is cached.
 
-    Older conversions of the same models cache full heads: the rank alone does not tell.
+    Older conversions of the same models cache full heads: the rank alone does not tell, the
+    lengths of the heads before compression do. The two parts sum to the cached key.
     """
     rank = keys.integer("attention.kv_lora_rank")
     rope = keys.integer("rope.dimension_count")
-    if not rank or rope is None:
+    before = keys.integer("attention.key_length_mla")
+    if not rank or rope is None or not before or rope > key_length:
         return None, None
-    if keys.integer("attention.key_length_mla") is None and key_length != rank + rope:
-        return None, None
-    return rank, rope
+    return key_length - rope, rope
+
+
+def _indexer_elements(keys: ArchitectureKeys, heads_kv: tuple[int, ...]) -> int:
+    """Elements of the indexer's keys for each token, over all layers that have one."""
+    if keys.architecture not in _INDEXED:
+        return 0
+    layers = _trunk(keys, len(heads_kv))
+    indexed = layers
+    if keys.architecture == "glm-dsa":
+        stated = keys.value("attention.indexer.types")
+        if isinstance(stated, tuple):
+            indexed = sum(map(bool, stated[:layers]))
+        elif (keys.integer("context_length", 2**40) or 0) >= _GLM_LONG_CONTEXT:
+            # Both first layers, then one in four.
+            indexed = min(2, layers) + max(0, -(-(layers - 2) // 4))
+    return indexed * (keys.integer("attention.indexer.key_length", 2**20) or 0)
 
 
 def _windowed(
@@ -185,14 +228,18 @@ def _windowed(
     every, assumed = _WINDOW_EVERY.get(architecture, (0, None))
     window = keys.integer("attention.sliding_window")
     window = assumed if window is None else window
-    if not window:
+    trunk = _trunk(keys, layers)
+    if not window or trunk != _WINDOW_LAYERS.get(architecture, trunk):
         return None, (), ()
+    window = _WINDOW_FIXED.get(architecture, window)
     if architecture in _WINDOW_UNUSED:
         return None, (), (f"states a window of {window} tokens that llama.cpp does not use",)
     pattern = keys.value("attention.sliding_window_pattern")
     if isinstance(pattern, tuple) and len(pattern) >= layers:
         flags = tuple(bool(item) for item in pattern[:layers])
         return (window, flags, ()) if any(flags) else (None, (), ())
+    if architecture in _WINDOW_EVERYWHERE:
+        return window, (True,) * layers, ()
     stated = keys.integer("attention.sliding_window_pattern", limits.LAYERS)
     every = stated if stated is not None else every
     if every > 1:
@@ -235,23 +282,29 @@ def _recurrent(
     if not each:
         return heads_kv, 0
     architecture = keys.architecture
+    trunk = _trunk(keys, layers)
     if architecture in _ATTENTION_EVERY_FOURTH:
+        recurrent = keys.value("attention.recurrent_layers")
         every = keys.integer("full_attention_interval", limits.LAYERS) or 4
+        if isinstance(recurrent, tuple) and len(recurrent) >= trunk:
+            attends = [not flag for flag in recurrent[:trunk]]
+        else:
+            attends = [(layer + 1) % every == 0 for layer in range(trunk)]
         heads_kv = tuple(
-            count if (layer + 1) % every == 0 else 0 for layer, count in enumerate(heads_kv)
+            count if layer < trunk and attends[layer] else 0 for layer, count in enumerate(heads_kv)
         )
     if architecture in _ATTENTION_AND_RECURRENT:
-        return heads_kv, each * layers
+        return heads_kv, each * trunk
     # A layer that has neither attention nor a feed-forward part holds the state (nemotron_h);
     # in the other hybrids every layer without attention does.
     forward = keys.per_layer("feed_forward_length", layers)
     mixed = forward is not None and len(set(forward)) > 1 and 0 in forward
-    recurrent = sum(
+    recurrent_layers = sum(
         1
-        for layer, count in enumerate(heads_kv)
+        for layer, count in enumerate(heads_kv[:trunk])
         if count == 0 and not (mixed and forward is not None and forward[layer])
     )
-    return heads_kv, each * recurrent
+    return heads_kv, each * recurrent_layers
 
 
 def _state_elements(keys: ArchitectureKeys) -> int:
@@ -269,7 +322,7 @@ def _state_elements(keys: ArchitectureKeys) -> int:
     if kda:
         layers = keys.integer("block_count", limits.LAYERS) or 0
         heads = max(keys.per_layer("attention.head_count", layers) or (0,))
-        return 3 * max(kernel - 1, 0) * heads * kda + kda * kda * heads
+        return 3 * (kernel - 1 if kernel else 3) * heads * kda + kda * kda * heads
     inner = keys.integer("ssm.inner_size", 2**24) or 0
     state = keys.integer("ssm.state_size", 2**20) or 0
     groups = keys.integer("ssm.group_count", 2**20) or 0

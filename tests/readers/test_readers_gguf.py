@@ -233,7 +233,7 @@ class TestAttention:
             ("gpt-oss", 4, (True, False, True, False)),
             ("gemma3", 7, (True,) * 5 + (False, True)),
             ("cohere2", 5, (True, True, True, False, True)),
-            ("smallthinker", 5, (False, True, True, True, False)),
+            ("laguna", 5, (False, True, True, True, False)),
         ],
     )
     def test_windows_repeat_as_in_llama_cpp(self, files, tmp_path, arch, layers, windowed):
@@ -303,10 +303,8 @@ class TestAttention:
         assert (found.heads_kv, found.latent_rank) == ((4, 4, 4), None)
 
     def test_layers_that_share_a_cache_have_none(self, files, tmp_path):
-        """gemma3n keeps a cache for the first layers only."""
-        found = self.geometry(
-            files, tmp_path, "gemma3n", 6, attention__shared_kv_layers=2
-        ).attention
+        """gemma4 says how many layers share a cache; gemma3n keeps one for the first twenty."""
+        found = self.geometry(files, tmp_path, "gemma4", 6, attention__shared_kv_layers=2).attention
         assert found.heads_kv == (2, 2, 2, 2, 0, 0)
         found = self.geometry(files, tmp_path, "gemma3n", 30).attention
         assert found.heads_kv == (2,) * 20 + (0,) * 10
