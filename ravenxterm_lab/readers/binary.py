@@ -70,6 +70,8 @@ class FileWindow:
         Offset of the window's first byte in the file.
     left : int
         Bytes that may still be read, over and over included.
+    kept : int
+        Bytes of memory that its reader keeps of what it read (see ``keep``).
 
     Raises
     ------
@@ -77,7 +79,7 @@ class FileWindow:
         If it cannot be opened or is not a regular file.
     """
 
-    __slots__ = ("_fd", "_until", "base", "chunk", "data", "left", "path", "size")
+    __slots__ = ("_fd", "_until", "base", "chunk", "data", "kept", "left", "path", "size")
 
     def __init__(self, path: Path, chunk: int = 1 << 16) -> None:
         self.path = path
@@ -85,6 +87,7 @@ class FileWindow:
         self.data = b""
         self.base = 0
         self.left = limits.FILE_READ_BYTES
+        self.kept = 0
         self._until = time.monotonic() + limits.FILE_SECONDS
         self._fd = -1
         try:
@@ -158,6 +161,23 @@ class FileWindow:
     def head(self, count: int) -> bytes:
         """Return at most ``count`` bytes from the start."""
         return self.read(0, min(count, self.size))
+
+    def keep(self, count: int) -> None:
+        """Take note of ``count`` more bytes of memory for what is kept of the file.
+
+        A file can name one long string a million times, and each becomes one of its own.
+
+        Raises
+        ------
+        ModelFileError
+            If they are more than ``limits.FILE_KEPT_BYTES`` in all.
+        """
+        self.kept += count
+        if self.kept > limits.FILE_KEPT_BYTES:
+            raise self.fail(
+                f"would take more than {format_bytes(limits.FILE_KEPT_BYTES)} of memory to "
+                "describe: more names, numbers and tensors than any model has."
+            )
 
     def _check(self, mode: int) -> None:
         if stat.S_ISREG(mode):

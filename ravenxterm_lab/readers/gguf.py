@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -43,6 +44,11 @@ _SCALARS = {
     12: "d",
 }
 _STRING, _ARRAY = 8, 9
+#: Bytes of memory, at most, of a key's place with a number; of a number in a tuple; and of a
+#: tensor without its name. `sys.getsizeof` of their parts, rounded up.
+_KEY_BYTES, _ITEM_BYTES, _TENSOR_BYTES = 256, 48, 448
+#: Unknown types of tensors that are named in notes.
+_UNKNOWN = 8
 _NOT_A_DECODER = frozenset({"wavtokenizer-dec"})
 _IMAGE_GENERATORS = frozenset(
     {"aura", "flux", "hidream", "lumina2", "qwen_image", "sd1", "sd3", "sdxl"}
@@ -79,12 +85,13 @@ class _Tally:
 class _Cursor:
     """Reads forward through a header whose every length is checked first."""
 
-    __slots__ = ("_scalars", "_u32", "_u64", "items", "pos", "window")
+    __slots__ = ("_scalars", "_u32", "_u64", "items", "nested", "pos", "window")
 
     def __init__(self, window: FileWindow, order: str) -> None:
         self.window = window
         self.pos = 4
         self.items = 0
+        self.nested = 0
         self._u32 = struct.Struct(f"{order}I")
         self._u64 = struct.Struct(f"{order}Q")
         self._scalars = {key: struct.Struct(order + code) for key, code in _SCALARS.items()}
@@ -119,9 +126,11 @@ class _Cursor:
         raw = self.window.read(self.pos, length)
         self.pos += length
         try:
-            return raw.decode()
+            text = raw.decode()
         except UnicodeDecodeError as error:
             raise self.window.fail(f"{what} is not UTF-8: {shown(raw)}.") from error
+        self.window.keep(sys.getsizeof(text))
+        return text
 
     def text(self) -> str | _Counted:
         length = self.count("bytes of a string", limits.GGUF_HEADER_BYTES, 1)
@@ -130,7 +139,9 @@ class _Cursor:
             return _Counted(length)
         raw = self.window.read(self.pos, length)
         self.pos += length
-        return raw.decode("utf-8", "replace")
+        text = raw.decode("utf-8", "replace")
+        self.window.keep(sys.getsizeof(text))
+        return text
 
     def value(self, kind: int, depth: int = 0) -> object:
         form = self._scalars.get(kind)
@@ -157,13 +168,19 @@ class _Cursor:
         if form is not None:
             start, length = self.pos, count * form.size
             self.pos += length
-            if count > limits.GGUF_KEEP_ITEMS:
+            if count > limits.GGUF_KEEP_ITEMS or depth > 1:
                 return _Counted(count)
+            self.window.keep(count * _ITEM_BYTES)
             raw = self.window.read(start, length)
             return tuple(item for (item,) in form.iter_unpack(raw))
         if kind == _STRING:
             self.skip_strings(count)
         else:
+            self.nested += count
+            if self.nested > limits.GGUF_NESTED_ARRAYS:
+                raise self.window.fail(
+                    f"has more than {limits.GGUF_NESTED_ARRAYS} arrays within arrays."
+                )
             for _ in range(count):
                 self.array(depth + 1)
         return _Counted(count)
@@ -206,6 +223,7 @@ class GGUFReader(Reader):
         key_count = cursor.count("keys", limits.GGUF_KEYS, 13)
         values: dict[str, object] = {}
         for _ in range(key_count):
+            window.keep(_KEY_BYTES)
             key = cursor.string("a key", limits.GGUF_KEY_BYTES)
             if key in values:
                 raise window.fail(f"states the key {shown(key)} twice.")
@@ -233,6 +251,7 @@ def _open(window: FileWindow) -> _Cursor:
 
 
 def _tensor(cursor: _Cursor) -> _Tensor:
+    cursor.window.keep(_TENSOR_BYTES)
     name = cursor.string("a tensor's name", limits.GGUF_TENSOR_NAME_BYTES)
     dimensions = cursor.u32()
     if dimensions > 4:
@@ -307,7 +326,7 @@ def _facts(
     notes += tuple(
         f"holds tensors of type {kind_id}, which this version does not know; their extent was "
         "not checked"
-        for kind_id in sorted(tally.unknown)
+        for kind_id in sorted(tally.unknown)[:_UNKNOWN]
     )
     tokens = values.get("tokenizer.ggml.tokens")
     vocabulary = keys.integer("vocab_size")

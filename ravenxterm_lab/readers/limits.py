@@ -14,6 +14,7 @@ __all__ = [
     "CONFIG_BYTES",
     "DIMENSIONS",
     "ELEMENTS",
+    "FILE_KEPT_BYTES",
     "FILE_READ_BYTES",
     "FILE_SECONDS",
     "FLAT_TABLES",
@@ -26,6 +27,7 @@ __all__ = [
     "GGUF_KEEP_STRING",
     "GGUF_KEYS",
     "GGUF_KEY_BYTES",
+    "GGUF_NESTED_ARRAYS",
     "GGUF_TENSORS",
     "GGUF_TENSOR_NAME_BYTES",
     "INDEX_BYTES",
@@ -58,21 +60,25 @@ _MIB = 1024 * 1024
 FILE_READ_BYTES = 1024 * _MIB
 #: Seconds from when a file is opened until it is given up: a disk may hang.
 FILE_SECONDS = 60.0
+#: Bytes of memory that what is kept of one file may take, as the readers count it, over-counted
+#: rather than under. The 60,000 tensors of the largest mixtures of experts take 32 MiB.
+FILE_KEPT_BYTES = 48 * _MIB
 
 #: Bytes of a GGUF header (everything before the tensor data). The largest known are near 30 MiB.
 GGUF_HEADER_BYTES = 256 * _MIB
 #: Key-value pairs; real files have fewer than 100.
-GGUF_KEYS = 16_384
+GGUF_KEYS = 4096
 #: Bytes of one key, from the specification of GGUF.
 GGUF_KEY_BYTES = 65_535
 #: Tensors; the largest mixtures of experts have about 60,000 before stacking.
-GGUF_TENSORS = 262_144
+GGUF_TENSORS = 65_536
 #: Bytes of one tensor's name; ggml itself allows 64.
 GGUF_TENSOR_NAME_BYTES = 1024
 #: Items of all arrays together; a large tokenizer has two million.
 GGUF_ARRAY_ITEMS = 16_000_000
-#: Arrays within arrays.
+#: Arrays within arrays: how deep, and how many. No key that is known has one.
 GGUF_ARRAY_DEPTH = 3
+GGUF_NESTED_ARRAYS = 65_536
 #: An array of numbers up to this length is kept (one number for each layer), a longer one counted.
 GGUF_KEEP_ITEMS = 4096
 #: A string up to this many bytes is kept, a longer one (a chat template) skipped.
