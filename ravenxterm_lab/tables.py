@@ -43,7 +43,7 @@ def printable(value: object, keep: str = "") -> str:
 
 def _cell(text: str, *, numeric: bool, head: bool = False) -> str:
     # A number must not be parted from its unit by a line break.
-    extra = ";white-space:nowrap" if len(text) <= _SHORT_CELL else ""
+    extra = ";white-space:nowrap" if len(text) <= _SHORT_CELL else ";overflow-wrap:anywhere"
     if numeric:
         extra += ";text-align:right"
     if head:
