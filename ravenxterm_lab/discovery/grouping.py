@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from ravenxterm_lab.discovery.base import Skipped
 from ravenxterm_lab.exceptions import ModelFileError
 from ravenxterm_lab.readers import limits
-from ravenxterm_lab.readers.binary import shown
+from ravenxterm_lab.readers.binary import FileWindow, shown
 from ravenxterm_lab.readers.dispatch import SUFFIXES
+from ravenxterm_lab.readers.json_stream import JsonStream
 from ravenxterm_lab.readers.onnx import safe_relative_name
-from ravenxterm_lab.readers.text import clean, read_json
+from ravenxterm_lab.readers.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,18 +127,35 @@ def _by_index(
 
 def _names(path: Path) -> list[str] | str:
     """Return the files that a shard index names, or why it cannot be used."""
+    names: set[str] | str = "is a shard index without a weight_map"
     try:
-        mapping = read_json(path, limits.INDEX_BYTES).get("weight_map")
+        with FileWindow(path) as window:
+            if window.size > limits.INDEX_BYTES:
+                return f"has {window.size} bytes; at most {limits.INDEX_BYTES} are read"
+            index = JsonStream(window, 0, window.size)
+            for key in index.members():
+                if key != "weight_map" or index.peek() != "{":
+                    index.skip()
+                else:
+                    names = _shards(index)
+                    if isinstance(names, str):
+                        return names
+            index.finish()
     except ModelFileError as error:
         return clean(str(error), 400)
-    if not isinstance(mapping, dict):
-        return "is a shard index without a weight_map"
+    return names if isinstance(names, str) else sorted(names)
+
+
+def _shards(index: JsonStream) -> set[str] | str:
     names: set[str] = set()
-    for name in mapping.values():
+    for _ in index.members():
+        name = index.value()
         if not isinstance(name, str) or "/" in name or not safe_relative_name(name):
             return (
                 f"names the shard {shown(name)}, which is not a file of its own directory; "
                 "it was not followed"
             )
         names.add(name)
-    return sorted(names)
+        if len(names) > limits.SHARDS:
+            return f"names more than {limits.SHARDS} shards"
+    return names

@@ -47,8 +47,6 @@ _STRING, _ARRAY = 8, 9
 #: Bytes of memory, at most, of a key's place with a number; of a number in a tuple; and of a
 #: tensor without its name. `sys.getsizeof` of their parts, rounded up.
 _KEY_BYTES, _ITEM_BYTES, _TENSOR_BYTES = 256, 48, 448
-#: Unknown types of tensors that are named in notes.
-_UNKNOWN = 8
 _NOT_A_DECODER = frozenset({"wavtokenizer-dec"})
 _IMAGE_GENERATORS = frozenset(
     {"aura", "flux", "hidream", "lumina2", "qwen_image", "sd1", "sd3", "sdxl"}
@@ -326,7 +324,7 @@ def _facts(
     notes += tuple(
         f"holds tensors of type {kind_id}, which this version does not know; their extent was "
         "not checked"
-        for kind_id in sorted(tally.unknown)[:_UNKNOWN]
+        for kind_id in sorted(tally.unknown)[: limits.UNKNOWN_TYPES]
     )
     tokens = values.get("tokenizer.ggml.tokens")
     vocabulary = keys.integer("vocab_size")

@@ -32,6 +32,8 @@ __all__ = [
     "GGUF_TENSOR_NAME_BYTES",
     "INDEX_BYTES",
     "INFLATE_STREAMS",
+    "JSON_DEPTH",
+    "JSON_PIECE",
     "JSON_VALUES",
     "LAYERS",
     "LZ4_BYTES",
@@ -46,7 +48,9 @@ __all__ = [
     "PICKLE_STACK",
     "PICKLE_STRING",
     "SAFETENSORS_HEADER_BYTES",
+    "SHARDS",
     "TEXT",
+    "UNKNOWN_TYPES",
     "XML_BYTES",
     "XML_DEPTH",
     "XML_ELEMENTS",
@@ -84,14 +88,23 @@ GGUF_KEEP_ITEMS = 4096
 #: A string up to this many bytes is kept, a longer one (a chat template) skipped.
 GGUF_KEEP_STRING = 4096
 
-#: Bytes of a safetensors header, from the format's own library.
-SAFETENSORS_HEADER_BYTES = 100_000_000
-#: Values in one JSON document: bounds the memory that parsing takes.
-JSON_VALUES = 4_000_000
+#: Bytes of a safetensors header. The format's own library takes 100 MB; 60,000 tensors, more than
+#: any file has, take 8 MiB.
+SAFETENSORS_HEADER_BYTES = 32 * _MIB
+#: Types that a safetensors header may name beyond those that are known.
+UNKNOWN_TYPES = 8
+#: Characters of one value, or one key, in a JSON document that is read member by member, and how
+#: deep what is skipped there may be nested.
+JSON_PIECE = 16_384
+JSON_DEPTH = 256
+#: Values in one JSON document that is parsed whole: bounds the memory that it takes. The labels
+#: of the 21,841 classes of ImageNet, stated both ways round, are 43,682.
+JSON_VALUES = 131_072
 #: Bytes of a ``config.json`` and its like.
 CONFIG_BYTES = 4 * _MIB
-#: Bytes of a shard index.
+#: Bytes of a shard index, and the files that it may name: the largest models have a few hundred.
 INDEX_BYTES = 32 * _MIB
+SHARDS = 10_000
 #: Bytes of a model card that are looked at for its front matter.
 CARD_BYTES = 64 * 1024
 

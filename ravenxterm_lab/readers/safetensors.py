@@ -7,6 +7,7 @@ and the data ends where the file ends.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,7 +15,7 @@ from ravenxterm_lab.metadata import ModelType
 from ravenxterm_lab.readers import limits
 from ravenxterm_lab.readers.base import FileFacts, Reader
 from ravenxterm_lab.readers.binary import shown
-from ravenxterm_lab.readers.text import parse_json
+from ravenxterm_lab.readers.json_stream import JsonStream
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +51,11 @@ _BITS = {
 }
 
 
+_METADATA = "__metadata__"
+#: Bytes of memory, at most, of a tensor's extent without its name.
+_TENSOR_BYTES = 320
+
+
 @dataclass(slots=True)
 class _Tally:
     elements: int = 0
@@ -58,6 +64,8 @@ class _Tally:
     unknown: set[str] = field(default_factory=set)
     adapters: int = 0
     embedding: tuple[int, ...] = ()
+    spans: dict[str, tuple[int, int]] = field(default_factory=dict)
+    form: object = None
 
 
 class SafetensorsReader(Reader):
@@ -83,12 +91,13 @@ class SafetensorsReader(Reader):
                 raise window.fail(f"claims a header of {length} bytes; 2 to {cap} are accepted.")
             raise window.fail(self.not_this_format(window, "safetensors"))
         length = int.from_bytes(head[:8], "little")
-        header = parse_json(window.read(8, length), window.path)
-        data_bytes = window.size - 8 - length
-        stated = header.pop("__metadata__", None)
-        tally = _walk(window, header, data_bytes)
+        if 8 + length > window.size:
+            raise window.fail(
+                f"truncated: claims a header of {length} bytes, but the file has {window.size}. "
+                "Download it again."
+            )
+        tally = _walk(window, JsonStream(window, 8, 8 + length), window.size - 8 - length)
         dominant = max(tally.by_type, key=lambda name: tally.by_type[name], default=None)
-        is_adapter = bool(header) and tally.adapters == len(header)
         notes = tuple(
             f"holds tensors of type {shown(name)}, which this version does not know"
             for name in sorted(tally.unknown)
@@ -97,7 +106,7 @@ class SafetensorsReader(Reader):
         return FileFacts(
             model_type=ModelType.SAFETENSORS,
             size_bytes=window.size,
-            kind="adapter" if is_adapter else "model" if header else "other",
+            kind=_kind(tally),
             parameter_count=tally.elements,
             active_parameter_count=tally.elements if not tally.experts else None,
             expert_parameter_count=tally.experts,
@@ -105,23 +114,35 @@ class SafetensorsReader(Reader):
             embedding_length=width,
             vocabulary_size=vocabulary,
             tensor_bytes=tally.by_type,
-            notes=notes + _format_note(stated),
+            notes=notes + _format_note(tally.form),
         )
 
 
-def _format_note(stated: object) -> tuple[str, ...]:
-    form = stated.get("format") if isinstance(stated, dict) else None
+def _kind(tally: _Tally) -> str:
+    if not tally.spans:
+        return "other"
+    return "adapter" if tally.adapters == len(tally.spans) else "model"
+
+
+def _format_note(form: object) -> tuple[str, ...]:
     return () if form in (None, "pt") else (f"written for {shown(form)}",)
 
 
-def _walk(window: FileWindow, header: dict[str, Any], data_bytes: int) -> _Tally:
+def _walk(window: FileWindow, header: JsonStream, data_bytes: int) -> _Tally:
     tally = _Tally()
-    spans: list[tuple[int, int, str]] = []
-    for name, entry in header.items():
-        dtype, elements, shape, begin, end = _entry(window, name, entry)
+    described = False
+    for name in header.members():
+        if name in tally.spans or (described and name == _METADATA):
+            raise window.fail(f"names {shown(name)} twice.")
+        if name == _METADATA:
+            described = True
+            tally.form = _form(window, header)
+            continue
+        dtype, elements, shape, begin, end = _entry(window, name, header.value())
         bits = _BITS.get(dtype)
         if bits is None:
-            tally.unknown.add(dtype)
+            if len(tally.unknown) < limits.UNKNOWN_TYPES:
+                tally.unknown.add(dtype)
         elif elements * bits != (end - begin) * 8:
             raise window.fail(
                 f"tensor {shown(name)} has {elements} elements of {dtype}, which do not take "
@@ -142,10 +163,12 @@ def _walk(window: FileWindow, header: dict[str, Any], data_bytes: int) -> _Tally
         tally.by_type[label] = tally.by_type.get(label, 0) + end - begin
         if name.endswith(("embed_tokens.weight", "word_embeddings.weight", "wte.weight")):
             tally.embedding = shape
-        spans.append((begin, end, name))
-    spans.sort(key=lambda span: span[:2])
+        window.keep(_TENSOR_BYTES + sys.getsizeof(name))
+        tally.spans[name] = (begin, end)
+    header.finish()
     position = 0
-    for begin, end, name in spans:
+    for name in sorted(tally.spans, key=tally.spans.__getitem__):
+        begin, end = tally.spans[name]
         if begin != position:
             what = "overlaps another one" if begin < position else "leaves a hole before it"
             raise window.fail(f"tensor {shown(name)} {what} (offset {begin}).")
@@ -153,6 +176,23 @@ def _walk(window: FileWindow, header: dict[str, Any], data_bytes: int) -> _Tally
     if position != data_bytes:
         raise window.fail(f"has {data_bytes - position} bytes after its last tensor.")
     return tally
+
+
+def _form(window: FileWindow, header: JsonStream) -> object:
+    """Pass over the metadata, a map of texts; return what they call the format."""
+    form = None
+    if header.peek() != "{":
+        if header.value() is not None:
+            raise window.fail(f"has {_METADATA} that is not an object.")
+        return form
+    for key in header.members():
+        if header.peek() != '"':
+            raise window.fail(f"states {shown(key)} in {_METADATA}, which is not a text.")
+        if key == "format":
+            form = header.value()
+        else:
+            header.skip()
+    return form
 
 
 def _entry(

@@ -12,7 +12,7 @@ from ravenxterm_lab.readers.binary import FileWindow, shown
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["clean", "parse_json", "read_json", "read_text"]
+__all__ = ["DECODER", "clean", "parse_json", "read_json", "read_text"]
 
 
 def clean(value: object, limit: int = limits.TEXT) -> str:
@@ -68,11 +68,11 @@ def parse_json(raw: bytes, path: Path) -> dict[str, Any]:
     ModelFileError
         If it is anything else, or has more values than ``limits.JSON_VALUES``.
     """
-    # Counted before parsing: an empty list takes two bytes in the file and 56 in memory.
+    # Counted before parsing: a key takes three bytes in the file and 300 in memory.
     if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > limits.JSON_VALUES:
         raise ModelFileError(f"{shown(str(path))}: its JSON has too many values.")
     try:
-        value = _DECODER.decode(raw.decode(json.detect_encoding(raw)))
+        value = DECODER.decode(raw.decode(json.detect_encoding(raw)))
     except RecursionError as error:
         raise ModelFileError(f"{shown(str(path))}: its JSON is nested too deeply.") from error
     except ValueError as error:
@@ -93,5 +93,6 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-# One for all: making it takes as long as parsing a small file.
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+#: One for all: making it takes as long as parsing a small file. Keys that are stated twice, and
+#: NaN, are a ValueError.
+DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)

@@ -102,9 +102,33 @@ def test_the_length_of_the_header_is_checked(tmp_path, length):
 
 def test_a_flood_of_values_is_refused_unparsed(tmp_path):
     """Millions of empty lists would take a hundred times their size in memory."""
-    header = b'{"a":[' + b"[]," * (limits.JSON_VALUES // 2 + 10) + b"[]]}"
-    with pytest.raises(ModelFileError, match="too many values"):
+    header = b'{"a":[' + b"[]," * 5 * limits.JSON_PIECE + b"[]]}"
+    with pytest.raises(ModelFileError, match=f"more than {limits.JSON_PIECE} characters"):
         read_facts(raw_file(tmp_path / "a.safetensors", header))
+
+
+@pytest.mark.parametrize("many", [1, 30_000])
+def test_metadata_of_any_length_are_passed_over(tmp_path, many):
+    """Trainers put megabytes of their settings there; brackets and quotes in texts mean nothing."""
+    text = 'x"]}\\{[\u2028☃\n' * many
+    header = {"__metadata__": {"ss_tags": text, "format": "pt", "é": text}, "a": entry()}
+    for escaped in (True, False):
+        raw = json.dumps(header, ensure_ascii=escaped).encode() + b"  \n"
+        path = raw_file(tmp_path / "a.safetensors", raw, bytes(8))
+        assert read_facts(path).parameter_count == 2
+        with safe_open(path, "np") as oracle:
+            assert oracle.metadata()["é"] == text
+
+
+@pytest.mark.parametrize("metadata", [[], "pt", 1, {"format": 1}, {"a": {}}, {"a": "b", "c": None}])
+def test_metadata_that_are_no_texts_are_refused_here_and_there(tmp_path, metadata):
+    """Metadata map texts to texts, as the library has it."""
+    header = {"__metadata__": metadata, "a": entry()}
+    path = raw_file(tmp_path / "a.safetensors", header, bytes(8))
+    with pytest.raises(ModelFileError):
+        read_facts(path)
+    with pytest.raises(SafetensorError), safe_open(path, "np"):
+        pass
 
 
 def test_unknown_types_are_noted(tmp_path):
