@@ -1,4 +1,4 @@
-"""How fast a model will be: a prediction, an interval, and the tier of evidence behind it."""
+"""How fast a model will be: load, first token, decoding, each with an interval and its tier."""
 
 from __future__ import annotations
 
@@ -6,25 +6,69 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ravenxterm_lab.estimation.conformal import DEFAULT_LEVEL, Group
+from ravenxterm_lab.estimation.history import RATES, History
+from ravenxterm_lab.estimation.learning import Subject
+from ravenxterm_lab.estimation.memory import kv_cache_bytes
+from ravenxterm_lab.estimation.roofline import (
+    Place,
+    decode_parts,
+    layers_of,
+    load_parts,
+    prefill_parts,
+)
+from ravenxterm_lab.estimation.weights import active_bytes
 from ravenxterm_lab.metadata import HardwareType
 
 if TYPE_CHECKING:
+    from ravenxterm_lab.hardware import HardwareProfile
     from ravenxterm_lab.metadata import ModelMetadata
 
-__all__ = ["SpeedEstimate", "estimate_speed"]
+__all__ = ["Forecast", "SpeedEstimate", "estimate_speed", "family_key", "model_key", "places_for"]
 
-# Seconds per token = a + b · bytes moved / bandwidth. For GPUs both were fitted by relative
-# least squares on the 21 published runs of Llama 3 (a = 3.4 ms, b = 1.08; leaving one GPU out:
-# 22% mean error). On a CPU the same bytes cost more, because threads synchronise at each
-# operator; b = 2 is a prior, and the interval says so.
-_PER_TOKEN = {HardwareType.CPU: (0.0034, 2.0)}
-_PER_TOKEN_GPU = (0.0034, 1.08)
-# One standard deviation of ln speed when nothing was measured on this machine.
-_PRIOR_LOG_SD = 0.46
-_Z90 = 1.645
-# Reading a file that may be on disk, and starting the engine.
-_LOAD_BYTES_PER_SECOND = 0.8e9
-_START_SECONDS = 0.4
+#: Tokens of a prompt when nobody says how long it is.
+DEFAULT_PROMPT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """A predicted value, its interval, and where it comes from.
+
+    Attributes
+    ----------
+    value, low, high : float
+        In the unit of the quantity; the outcome lies between the ends as often as ``level``
+        says.
+    level : float
+        0–1.
+    tier : str
+        The finest evidence: ``"measured"``, ``"scaled"``, ``"device"`` or ``"roofline"``.
+    runs : int
+        Runs of that evidence.
+    spread : float
+        Standard deviation of ln(actual / value) before calibration.
+    subject : Subject
+        What it is about, for the store.
+    """
+
+    value: float
+    low: float
+    high: float
+    level: float
+    tier: str
+    runs: int
+    spread: float
+    subject: Subject
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, in words."""
+        many = f"{self.runs} run{'' if self.runs == 1 else 's'}"
+        return {
+            "measured": f"{many} of this model here",
+            "scaled": f"{many} of these weights here with other settings or quantization, scaled",
+            "device": f"{many} of other models on this device",
+        }.get(self.tier, "bytes and operations ÷ speed of the device; nothing measured yet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,88 +77,258 @@ class SpeedEstimate:
 
     Attributes
     ----------
-    decode_rate : float or None
-        Tokens per second (items per second for a model that does not generate).
-    low, high : float or None
-        A 90% interval of it.
-    time_to_first_token : float
-        Seconds, model resident, short prompt.
-    load_seconds : float
+    decode : Forecast or None
+        Tokens per second at the given context (items per second for a model that does not
+        generate); None when the bandwidth is not known and nothing was measured.
+    first_token : Forecast or None
+        Seconds from the request to the first token, the model resident.
+    load : Forecast
         Seconds to make it resident.
-    tier : str
-        ``"measured"``, ``"roofline"`` or ``"none"``.
-    source : str
-        In words.
+    context_length, prompt_tokens : int
+        What they hold for.
+    missing : str
+        What would be needed for what is None, in words.
     """
 
-    decode_rate: float | None
-    low: float | None
-    high: float | None
-    time_to_first_token: float
-    load_seconds: float
-    tier: str
-    source: str
+    decode: Forecast | None
+    first_token: Forecast | None
+    load: Forecast
+    context_length: int
+    prompt_tokens: int
+    missing: str = ""
+
+    @property
+    def decode_rate(self) -> float | None:
+        """Tokens (items) per second, or None."""
+        return None if self.decode is None else self.decode.value
+
+    @property
+    def low(self) -> float | None:
+        """The lower end of the interval of ``decode_rate``."""
+        return None if self.decode is None else self.decode.low
+
+    @property
+    def high(self) -> float | None:
+        """The upper end of the interval of ``decode_rate``."""
+        return None if self.decode is None else self.decode.high
+
+    @property
+    def time_to_first_token(self) -> float | None:
+        """Seconds to the first token of a resident model, or None."""
+        return None if self.first_token is None else self.first_token.value
+
+    @property
+    def load_seconds(self) -> float:
+        """Seconds to make it resident."""
+        return self.load.value
+
+    @property
+    def tier(self) -> str:
+        """The tier of ``decode``; ``"none"`` without one."""
+        return "none" if self.decode is None else self.decode.tier
+
+    @property
+    def source(self) -> str:
+        """Where ``decode`` comes from, in words."""
+        return self.missing if self.decode is None else self.decode.source
+
+
+def model_key(model: ModelMetadata) -> str:
+    """Return what history knows a model by: its fingerprint, or its name without one."""
+    return model.fingerprint or model.name
+
+
+def family_key(model: ModelMetadata) -> str:
+    """Return what all quantizations of the same weights share; empty when it is not known."""
+    if not (model.architecture and model.parameter_count):
+        return ""
+    # Files of one model differ by an output head that is or is not stored apart.
+    size = round(math.log(model.parameter_count) * 20)
+    return f"{model.architecture}/{model.embedding_length}/{layers_of(model)}/{size}"
+
+
+def places_for(
+    hardware: HardwareProfile | None,
+    device: HardwareType,
+    *,
+    layers: int,
+    gpu_layers: int | None = None,
+    memory_bandwidth: float | None = None,
+) -> tuple[Place, ...]:
+    """Return the devices that hold the layers, with their shares.
+
+    Parameters
+    ----------
+    hardware : HardwareProfile or None
+        The machine.
+    device : HardwareType
+        Where the layers go that are offloaded.
+    layers : int
+        Of the model.
+    gpu_layers : int, optional
+        How many are offloaded; by default all of them, when the device is no CPU.
+    memory_bandwidth : float, optional
+        Of the device, instead of the profile's (bytes/s).
+    """
+    cpu = Place(
+        HardwareType.CPU,
+        memory_bandwidth if device is HardwareType.CPU else None,
+    )
+    if hardware is not None:
+        cpu = Place(
+            HardwareType.CPU,
+            cpu.bandwidth or hardware.memory_bandwidth,
+            getattr(hardware, "matrix_speed", None),
+        )
+    if device is HardwareType.CPU:
+        return (cpu,)
+    wanted = layers if gpu_layers is None else min(gpu_layers, layers)
+    share = wanted / layers
+    gpus = [gpu for gpu in hardware.gpu_devices if gpu.hardware is device] if hardware else []
+    placed = [
+        Place(
+            device,
+            memory_bandwidth
+            or gpu.memory_bandwidth
+            or (hardware.memory_bandwidth if hardware and gpu.unified_memory else None),
+            getattr(gpu, "matrix_speed", None),
+            share / len(gpus),
+        )
+        for gpu in gpus
+    ] or [Place(device, memory_bandwidth, None, share)]
+    rest = Place(cpu.device, cpu.bandwidth, cpu.matrix_speed, 1 - share)
+    return (*placed, rest) if share < 1 else tuple(placed)
 
 
 def estimate_speed(
     model: ModelMetadata,
     *,
-    memory_bandwidth: float | None,
+    hardware: HardwareProfile | None = None,
+    memory_bandwidth: float | None = None,
     device: HardwareType = HardwareType.CPU,
-    kv_read_bytes: int = 0,
-    measured_rate: float | None = None,
-    measured_runs: int = 0,
+    engine: str | None = None,
+    context_length: int | None = None,
+    prompt_tokens: int | None = None,
+    kv_type: str = "f16",
+    batch_size: int = 512,
+    gpu_layers: int | None = None,
+    settings: str = "",
+    cached: float | None = None,
+    history: History | None = None,
+    level: float = DEFAULT_LEVEL,
 ) -> SpeedEstimate:
-    """Predict decode speed from the bytes that one token moves, or from measurements.
+    """Predict load time, time to first token and decode speed.
 
-    Decoding reads the active weights and the KV cache of the current context once a token.
+    Decoding reads the active weights and the KV cache of the current context once a token; a
+    prompt costs ``2 · active parameters`` operations a token, and the weights once a batch; a
+    load reads the file. What was measured shapes all three (see `learning`).
 
     Parameters
     ----------
     model : ModelMetadata
         The model.
-    memory_bandwidth : float or None
-        Of the device, bytes per second.
+    hardware : HardwareProfile, optional
+        Gives bandwidth and matrix speed of each device.
+    memory_bandwidth : float, optional
+        Of the device, instead of the profile's (bytes/s).
     device : HardwareType
         Where it would run.
-    kv_read_bytes : int
-        KV bytes of the context in use.
-    measured_rate : float, optional
-        Median tokens per second of earlier runs of this model on this device.
-    measured_runs : int
-        How many they were.
+    engine : str, optional
+        By default the first of its runtimes.
+    context_length : int, optional
+        Tokens in the KV cache while decoding; by default those of the prompt.
+    prompt_tokens : int, optional
+        Tokens to read before the first one; by default 64.
+    kv_type : str
+        Type of the cached keys and values.
+    batch_size : int
+        Prompt tokens that are processed at a time.
+    gpu_layers : int, optional
+        Layers on the device; by default all of them. The rest stay on the CPU, and the times
+        add up.
+    settings : str
+        How it would be loaded, as `LoadOptions.settings` has it: runs under the same settings
+        are this model's own, others are scaled.
+    cached : float, optional
+        Share of the file in the page cache (0–1); None when that is not known.
+    history : History, optional
+        What was measured here; without it, the prior alone.
+    level : float
+        Share of the outcomes that the intervals shall hold.
+
+    Returns
+    -------
+    SpeedEstimate
+        ``decode`` is None when neither a bandwidth nor a measurement is known.
+
+    Raises
+    ------
+    ValueError
+        On an unknown ``kv_type``, or a level outside 0–1.
     """
-    load = _START_SECONDS + model.size_bytes / _LOAD_BYTES_PER_SECOND
-    if measured_rate is not None and measured_rate > 0 and measured_runs:
-        # Single runs on a shared machine scatter by about 0.22 in ln (variance .05).
-        spread = math.exp(_Z90 * 0.22 * math.sqrt(1 + 1 / measured_runs))
-        return SpeedEstimate(
-            decode_rate=measured_rate,
-            low=measured_rate / spread,
-            high=measured_rate * spread,
-            time_to_first_token=8 / measured_rate,
-            load_seconds=load,
-            tier="measured",
-            source=f"median of {measured_runs} runs here",
-        )
-    if not memory_bandwidth:
-        return SpeedEstimate(
-            None, None, None, 0.3, load, "none", "the memory bandwidth of the device is not known"
-        )
-    active = 1.0
-    if model.active_parameter_count and model.parameter_count:
-        active = model.active_parameter_count / model.parameter_count
-    weights = sum(model.tensor_bytes.values()) or model.size_bytes
-    fixed, factor = _PER_TOKEN.get(device, _PER_TOKEN_GPU)
-    seconds = fixed + factor * (weights * active + kv_read_bytes) / memory_bandwidth
-    spread = math.exp(_Z90 * _PRIOR_LOG_SD)
-    return SpeedEstimate(
-        decode_rate=1 / seconds,
-        low=1 / seconds / spread,
-        high=spread / seconds,
-        # A prompt is computed in batches, at several times the speed of decoding.
-        time_to_first_token=min(2.0, 8 * seconds),
-        load_seconds=load,
-        tier="roofline",
-        source="bytes moved per token ÷ memory bandwidth; nothing measured for this model yet",
+    history = history or _NOTHING
+    engine = engine or (model.runtimes[0] if model.runtimes else model.model_type.value)
+    tokens = max(1, DEFAULT_PROMPT if prompt_tokens is None else prompt_tokens)
+    context = max(1, tokens if context_length is None else context_length)
+    layers = layers_of(model)
+    places = places_for(
+        hardware, device, layers=layers, gpu_layers=gpu_layers, memory_bandwidth=memory_bandwidth
     )
+    weights = active_bytes(model)
+    key, family = model_key(model), family_key(model) or model_key(model)
+
+    def forecast(quantity: str, parts: dict[str, float], place: str) -> Forecast:
+        subject = Subject(parts, key, family, place)
+        predicted = history.learned(quantity, engine, device.value).predict(subject)
+        sign = -1.0 if quantity in RATES else 1.0
+        centre = sign * predicted.ln_seconds
+        group = Group(quantity, predicted.tier, engine, device.value)
+        low, high = history.calibrator.quantiles(group, level)
+        return Forecast(
+            math.exp(centre),
+            math.exp(centre + low * predicted.spread),
+            math.exp(centre + high * predicted.spread),
+            level,
+            predicted.tier,
+            predicted.runs,
+            predicted.spread,
+            subject,
+        )
+
+    warmth = "" if cached is None else "warm" if cached > 0.5 else "cold"
+    load = forecast("load_seconds", load_parts(model.size_bytes, cached), f"{settings} {warmth}")
+    moved = weights + _kv_read(model, context, kv_type)
+    decode = forecast(
+        "throughput", decode_parts(moved, layers, places), f"{settings} used={_bucket(context)}"
+    )
+    first = None
+    if model.attention is not None:
+        operations = 2 * (model.active_parameter_count or model.parameter_count or weights) * tokens
+        parts = prefill_parts(weights, operations, layers, -(-tokens // batch_size), places)
+        first = forecast("time_to_first_token", parts, f"{settings} prompt={_bucket(tokens)}")
+    if decode.tier == "roofline" and any(place.bandwidth is None for place in places):
+        unknown = next(place.device for place in places if place.bandwidth is None)
+        return SpeedEstimate(
+            None,
+            None,
+            load,
+            context,
+            tokens,
+            f"the memory bandwidth of the device ({unknown.value}) is not known, and nothing was "
+            "measured on it: run a model once",
+        )
+    return SpeedEstimate(decode, first, load, context, tokens)
+
+
+_NOTHING = History()
+
+
+def _bucket(tokens: int) -> int:
+    """Return the power of two below, from 64 on: runs of about this length are alike."""
+    return 1 << max(6, tokens.bit_length() - 1)
+
+
+def _kv_read(model: ModelMetadata, context: int, kv_type: str) -> int:
+    if model.attention is None:
+        return 0
+    return kv_cache_bytes(model.attention, context, kv_type=kv_type)

@@ -295,7 +295,7 @@ class AdaptiveModelSelector:
             model=model,
             memory_bytes=memory.total_bytes,
             decode_rate=speed.decode_rate or 10.0,
-            first_token_seconds=speed.time_to_first_token,
+            first_token_seconds=speed.time_to_first_token or 0.3,
             load_seconds=speed.load_seconds,
             resident=model.name in loaded,
         )
