@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["format_bytes", "format_count", "format_number", "format_rate", "format_seconds"]
+__all__ = [
+    "format_bytes",
+    "format_count",
+    "format_flops",
+    "format_number",
+    "format_rate",
+    "format_seconds",
+]
 
 NOT_MEASURED = "not measured"
+_SI = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -76,6 +84,26 @@ def format_rate(per_second: float | None, unit: str = "tok") -> str:
         return NOT_MEASURED
     digits = 0 if abs(per_second) >= 10 else 1
     return f"{per_second:,.{digits}f} {unit}/s"
+
+
+def format_flops(per_second: float | None) -> str:
+    """Format floating-point operations per second with SI prefixes.
+
+    Examples
+    --------
+    >>> format_flops(93.4e9), format_flops(989.4e12), format_flops(None)
+    ('93.4 GFLOP/s', '989 TFLOP/s', 'not measured')
+    """
+    if per_second is None or not math.isfinite(per_second):
+        return NOT_MEASURED
+    limit, prefix = next(
+        # Three digits: 999.5 G would be shown as 1000 G.
+        ((limit, prefix) for limit, prefix in _SI if abs(per_second) >= 0.9995 * limit),
+        (1.0, ""),
+    )
+    scaled = per_second / limit
+    digits = max(0, 2 - math.floor(math.log10(max(1.0, abs(scaled)) * 1.0005)))
+    return f"{scaled:.{digits}f} {prefix}FLOP/s"
 
 
 def format_count(count: float | None) -> str:

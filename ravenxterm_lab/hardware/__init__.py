@@ -8,28 +8,44 @@ from __future__ import annotations
 
 from ravenxterm_lab.hardware.bandwidth import BandwidthMeasurement, measure_bandwidth
 from ravenxterm_lab.hardware.cgroup import CgroupReading, CpuQuota, MemoryLimit, read_cgroup
-from ravenxterm_lab.hardware.devices import GpuDevice, GpuSample, NpuDevice
+from ravenxterm_lab.hardware.devices import (
+    GpuDevice,
+    GpuProcess,
+    GpuSample,
+    MigInstance,
+    NpuDevice,
+)
 from ravenxterm_lab.hardware.fake_nvml import FakeGpu, FakeNvml
+from ravenxterm_lab.hardware.matrix import MatrixMeasurement, measure_matrix_speed
 from ravenxterm_lab.hardware.monitor import HardwareSample, take_sample
 from ravenxterm_lab.hardware.nvidia import NvidiaReading, gpu_bandwidth, read_nvidia
 from ravenxterm_lab.hardware.nvml import nvml_session
 from ravenxterm_lab.hardware.profile import HardwareProfile
+from ravenxterm_lab.hardware.recorded_nvml import RecordedNvml
+from ravenxterm_lab.hardware.topology import CpuCache, NumaNode
 
 __all__ = [
     "BandwidthMeasurement",
     "CgroupReading",
+    "CpuCache",
     "CpuQuota",
     "FakeGpu",
     "FakeNvml",
     "GpuDevice",
+    "GpuProcess",
     "GpuSample",
     "HardwareProfile",
     "HardwareSample",
+    "MatrixMeasurement",
     "MemoryLimit",
+    "MigInstance",
     "NpuDevice",
+    "NumaNode",
     "NvidiaReading",
+    "RecordedNvml",
     "gpu_bandwidth",
     "measure_bandwidth",
+    "measure_matrix_speed",
     "nvml_session",
     "read_cgroup",
     "read_nvidia",

@@ -1,4 +1,4 @@
-"""How fast this machine's memory is: measured once, then remembered.
+"""How fast this machine's memory is, measured.
 
 A large array is copied by all the threads that may be used. Bytes are counted as in the COPY
 kernel of STREAM (J. D. McCalpin, "Memory Bandwidth and Machine Balance in Current High
@@ -8,27 +8,16 @@ least four times the last-level cache. The best of several runs counts.
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
-from ravenxterm_lab.units import format_bytes
-
-__all__ = ["BandwidthMeasurement", "measure_bandwidth", "memory_bandwidth"]
+__all__ = ["BandwidthMeasurement", "measure_bandwidth"]
 
 _MIB = 1024**2
 _SMALLEST = 16 * _MIB
 _SECONDS = 0.35
-_FORMAT = 1
-_measured: dict[str, BandwidthMeasurement] = {}
-_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +36,9 @@ class BandwidthMeasurement:
         Copies that were timed.
     measured_at : str
         UTC, ISO 8601.
+    cpu_share : float
+        Share of the threads' time that they were given a CPU (0–1): less than one means that
+        the machine was busy with something else.
     """
 
     bytes_per_second: float
@@ -54,6 +46,7 @@ class BandwidthMeasurement:
     array_bytes: int
     runs: int
     measured_at: str
+    cpu_share: float
 
 
 def measure_bandwidth(
@@ -95,11 +88,12 @@ def measure_bandwidth(
                 (index % 250 + 1 for index in range(threads)),
             )
         )
-        begun = time.perf_counter()
+        busy, begun = time.process_time(), time.perf_counter()
         while len(runs) < 3 or (time.perf_counter() - begun < _SECONDS and len(runs) < 20):
             start = time.perf_counter()
             list(pool.map(lambda pair: np.copyto(pair[0], pair[1]), pairs))
             runs.append(time.perf_counter() - start)
+        busy, wall = time.process_time() - busy, time.perf_counter() - begun
     copied = part * threads
     return BandwidthMeasurement(
         bytes_per_second=2 * copied / min(runs),
@@ -107,90 +101,5 @@ def measure_bandwidth(
         array_bytes=copied,
         runs=len(runs),
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        cpu_share=min(1.0, busy / wall / threads),
     )
-
-
-def memory_bandwidth(
-    fingerprint: str,
-    threads: int,
-    *,
-    cache_dir: Path | None = None,
-    last_level_cache: int | None = None,
-    available: int | None = None,
-) -> tuple[BandwidthMeasurement | None, tuple[str, ...]]:
-    """Return the remembered measurement, or measure and remember.
-
-    Parameters
-    ----------
-    fingerprint : str
-        Of the hardware that the measurement holds for.
-    threads, last_level_cache, available
-        As for `measure_bandwidth`.
-    cache_dir : Path, optional
-        Where ``bandwidth-<fingerprint>.json`` is kept; without it the measurement is kept for
-        the life of the process.
-
-    Returns
-    -------
-    BandwidthMeasurement or None, tuple of str
-        The notes say what went wrong; a cache that cannot be written costs a measurement
-        next time and nothing else.
-    """
-    with _lock:
-        path = None if cache_dir is None else Path(cache_dir) / f"bandwidth-{fingerprint}.json"
-        known = _measured.get(fingerprint) if path is None else _load(path)
-        if known is not None:
-            return known, ()
-        measured = measure_bandwidth(
-            threads, last_level_cache=last_level_cache, available=available
-        )
-        if measured is None:
-            note = f"Memory bandwidth: not measured, only {format_bytes(available)} are free. "
-            return None, (f"{note}Close other programs and detect again.",)
-        notes = []
-        if last_level_cache and measured.array_bytes < 4 * last_level_cache:
-            notes.append(
-                "Memory bandwidth: measured on arrays of "
-                f"{format_bytes(measured.array_bytes)}, less than four times the "
-                f"{format_bytes(last_level_cache)} of cache; it may be too high."
-            )
-        if path is None:
-            _measured[fingerprint] = measured
-        elif (problem := _save(path, measured)) is not None:
-            notes.append(problem)
-        return measured, tuple(notes)
-
-
-def _load(path: Path) -> BandwidthMeasurement | None:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(values, dict) or values.pop("format", None) != _FORMAT:
-        return None
-    speed: object = values.get("bytes_per_second")
-    if not isinstance(speed, float) or not math.isfinite(speed) or speed <= 0:
-        return None
-    try:
-        return BandwidthMeasurement(**values)
-    except TypeError:
-        return None
-
-
-def _save(path: Path, measured: BandwidthMeasurement) -> str | None:
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".bandwidth-")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump({"format": _FORMAT, **asdict(measured)}, file)
-        Path(temporary).replace(path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        return (
-            f"Memory bandwidth: measured, but {path.parent} cannot be written "
-            f"({error.strerror or error}), so it will be measured again next time. "
-            "Make the place writable, or point RAVENXTERM_HOME elsewhere."
-        )
-    return None

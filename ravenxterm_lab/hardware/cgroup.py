@@ -13,6 +13,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["CgroupReading", "CpuQuota", "MemoryLimit", "read_cgroup"]
 
@@ -63,11 +67,12 @@ class CpuQuota:
 
 @dataclass(frozen=True, slots=True)
 class CgroupReading:
-    """Both limits (None where there is none) and what could not be read."""
+    """The limits (None where there is none) and what could not be read."""
 
     memory: MemoryLimit | None
     cpu: CpuQuota | None
     notes: tuple[str, ...]
+    swap: MemoryLimit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +96,14 @@ def read_cgroup(root: Path = Path("/")) -> CgroupReading:
         Without limits where there are no control groups, such as on macOS.
     """
     notes: list[str] = []
+    memory_groups = _hierarchies(root, "memory", notes)
     memory = [
         limit
-        for hierarchy in _hierarchies(root, "memory", notes)
-        if (limit := _memory_limit(hierarchy, notes))
+        for hierarchy in memory_groups
+        if (limit := _tightest(hierarchy, _level_memory, notes))
+    ]
+    swap = [
+        limit for hierarchy in memory_groups if (limit := _tightest(hierarchy, _level_swap, notes))
     ]
     cpu = [
         quota
@@ -106,6 +115,7 @@ def read_cgroup(root: Path = Path("/")) -> CgroupReading:
         memory=min(memory, key=lambda item: item.limit, default=None),
         cpu=min(cpu, key=lambda item: item.cpus, default=None),
         notes=tuple(dict.fromkeys(notes)),
+        swap=min(swap, key=lambda item: item.limit, default=None),
     )
 
 
@@ -163,11 +173,15 @@ def _unescape(text: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
-def _memory_limit(hierarchy: _Hierarchy, notes: list[str]) -> MemoryLimit | None:
+def _tightest(
+    hierarchy: _Hierarchy,
+    read: Callable[[Path, str, list[str]], tuple[int | None, int | None]],
+    notes: list[str],
+) -> MemoryLimit | None:
     tightest: tuple[int, Path] | None = None
     available: list[int] = []
     for level in hierarchy.levels:
-        limit, used = _level_memory(level, hierarchy.version, notes)
+        limit, used = read(level, hierarchy.version, notes)
         if limit is None:
             continue
         if tightest is None or limit < tightest[0]:
@@ -195,6 +209,20 @@ def _level_memory(level: Path, version: str, notes: list[str]) -> tuple[int | No
         notes.append(f"{level} limits the memory, but its use ({usage_file}) cannot be read.")
         return min(given), None
     return min(given), max(0, usage - _statistic(level / "memory.stat", reclaimable, notes))
+
+
+def _level_swap(level: Path, version: str, notes: list[str]) -> tuple[int | None, int | None]:
+    if version == "cgroup v2":
+        limit = _number(level / "memory.swap.max", notes)
+        return limit, None if limit is None else _number(level / "memory.swap.current", notes)
+    # Version 1 limits memory and swap together.
+    both, memory = (
+        _number(level / f"memory.{name}limit_in_bytes", notes) for name in ("memsw.", "")
+    )
+    if both is None or memory is None:
+        return None, None
+    used = _statistic(level / "memory.stat", "total_swap", notes)
+    return max(0, both - memory), used
 
 
 def _cpu_quota(level: Path, version: str, notes: list[str]) -> CpuQuota | None:

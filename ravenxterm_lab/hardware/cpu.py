@@ -12,6 +12,13 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from ravenxterm_lab.hardware.topology import (
+    CpuCache,
+    last_level_bytes,
+    read_caches,
+    read_macos_caches,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -69,8 +76,8 @@ class CpuFacts:
         Physical cores and logical CPUs that this process may use.
     instruction_sets : tuple of str
         The subset of ``INSTRUCTION_SETS`` that every CPU here has.
-    last_level_cache : int or None
-        Bytes of the caches that lie before the memory, over the CPUs that may be used.
+    caches : tuple of CpuCache
+        Those that serve the CPUs that may be used, from the core outwards.
     notes : tuple of str
         The limit that binds, and what could not be read.
     """
@@ -80,8 +87,13 @@ class CpuFacts:
     cores: int
     threads: int
     instruction_sets: tuple[str, ...]
-    last_level_cache: int | None
+    caches: tuple[CpuCache, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def last_level_cache(self) -> int | None:
+        """Bytes of the caches that lie before the memory, over the CPUs that may be used."""
+        return last_level_bytes(self.caches)
 
 
 def normalize_instruction_sets(flags: Iterable[str]) -> tuple[str, ...]:
@@ -134,15 +146,18 @@ def read_cpu(
         cores = psutil.cpu_count(logical=False) or len(allowed)
     if platform.system() == "Darwin" and root == Path("/"):
         name, sets = _from_sysctl(notes)
+        caches = read_macos_caches(_sysctl)
     else:
         name, sets = _from_cpuinfo(root, notes)
+        caches, cache_notes = read_caches(root, sorted(allowed))
+        notes += cache_notes
     return CpuFacts(
         architecture=platform.machine().lower() or "unknown",
         name=name,
         cores=max(1, min(cores, threads)),
         threads=threads,
         instruction_sets=sets,
-        last_level_cache=_last_level_cache(root, allowed),
+        caches=caches,
         notes=tuple(notes),
     )
 
@@ -163,22 +178,6 @@ def _cores(root: Path, allowed: frozenset[int]) -> int | None:
             return None
         siblings.add(listed)
     return len(siblings) or None
-
-
-def _last_level_cache(root: Path, allowed: frozenset[int]) -> int | None:
-    instances: dict[tuple[int, str], int] = {}
-    for cpu in allowed:
-        for cache in (root / f"sys/devices/system/cpu/cpu{cpu}/cache").glob("index*"):
-            level, size = _text(cache / "level"), _text(cache / "size")
-            number = size.removesuffix("K").removesuffix("M")
-            if level.isdecimal() and number.isdecimal():
-                unit = 1024**2 if size.endswith("M") else 1024 if size.endswith("K") else 1
-                shared = _text(cache / "shared_cpu_list") or str(cpu)
-                instances[int(level), shared] = int(number) * unit
-    if not instances:
-        return None
-    last = max(level for level, _ in instances)
-    return sum(size for (level, _), size in instances.items() if level == last)
 
 
 def _from_cpuinfo(root: Path, notes: list[str]) -> tuple[str | None, tuple[str, ...]]:

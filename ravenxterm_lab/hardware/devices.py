@@ -8,7 +8,43 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ravenxterm_lab.metadata import HardwareType
 
-__all__ = ["GpuDevice", "GpuSample", "NpuDevice"]
+__all__ = ["GpuDevice", "GpuProcess", "GpuSample", "MigInstance", "NpuDevice"]
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A process that computes on a GPU.
+
+    Attributes
+    ----------
+    pid : int
+        As the driver tells it; inside a container it may be the host's number.
+    memory : int or None
+        Bytes of the GPU's memory that it holds; None where the driver keeps it to itself.
+    """
+
+    pid: int
+    memory: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class MigInstance:
+    """One part of a card that is split by NVIDIA MIG.
+
+    Attributes
+    ----------
+    index : int
+        Place among the card's instances.
+    name : str or None
+        Such as ``"NVIDIA A100-SXM4-40GB MIG 1g.5gb"``.
+    total_memory, available_memory : int or None
+        Bytes.
+    """
+
+    index: int
+    name: str | None
+    total_memory: int | None
+    available_memory: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +68,10 @@ class GpuDevice:
         Degrees Celsius.
     power, power_limit : float or None
         Watts, drawn and allowed.
-    memory_clock : float or None
-        The highest clock of the memory, MHz.
+    core_clock, core_clock_now : float or None
+        The highest and the present clock of the processing units, MHz.
+    memory_clock, memory_clock_now : float or None
+        The highest and the present clock of the memory, MHz.
     bus_width : int or None
         Bits of the memory interface.
     memory_bandwidth : float or None
@@ -41,10 +79,25 @@ class GpuDevice:
         double-data-rate memory, hence the 2 (the same formula as in NVIDIA's ``nvbench`` and
         ``deviceQuery``, from the two figures of ``nvmlDeviceGetMaxClockInfo`` and
         ``nvmlDeviceGetMemoryBusWidth``). It is an upper bound: no program reaches all of it.
+    matrix_speed : float or None
+        Dense FP16 operations per second with the fastest units of the device, from its maker's
+        data sheet (see `known_gpus`); never measured here.
     compute_capability : tuple of int or None
         Major and minor version (NVIDIA).
+    architecture : str or None
+        The maker's name for the generation, such as ``"Hopper"``.
+    pcie_generation, pcie_width : int or None
+        Of the link as it is now (it drops while the GPU rests), and its lanes.
+    pcie_generation_max, pcie_width_max : int or None
+        What GPU and slot allow together.
+    ecc : bool or None
+        Whether the memory is protected by ECC, which costs some of it on GDDR cards.
     mig : bool or None
         Whether the card is split into instances (NVIDIA MIG).
+    mig_instances : tuple of MigInstance
+        Those that this process can see.
+    processes : tuple of GpuProcess or None
+        What computes on it now.
     unified_memory : bool
         The GPU has no memory of its own and uses the system's, which must be counted once.
     driver_version : str or None
@@ -63,11 +116,23 @@ class GpuDevice:
     temperature: float | None = None
     power: float | None = None
     power_limit: float | None = None
+    core_clock: float | None = None
+    core_clock_now: float | None = None
     memory_clock: float | None = None
+    memory_clock_now: float | None = None
     bus_width: int | None = None
     memory_bandwidth: float | None = None
+    matrix_speed: float | None = None
     compute_capability: tuple[int, int] | None = None
+    architecture: str | None = None
+    pcie_generation: int | None = None
+    pcie_width: int | None = None
+    pcie_generation_max: int | None = None
+    pcie_width_max: int | None = None
+    ecc: bool | None = None
     mig: bool | None = None
+    mig_instances: tuple[MigInstance, ...] = ()
+    processes: tuple[GpuProcess, ...] | None = None
     unified_memory: bool = False
     driver_version: str | None = None
     notes: tuple[str, ...] = ()
@@ -108,6 +173,8 @@ class GpuSample:
         Watts.
     temperature : float or None
         Degrees Celsius.
+    clock : float or None
+        Of the processing units, MHz.
     """
 
     gpu: int
@@ -115,3 +182,4 @@ class GpuSample:
     memory_used: int | None = None
     power: float | None = None
     temperature: float | None = None
+    clock: float | None = None

@@ -3,9 +3,15 @@
 # ruff: noqa: N802 - the methods carry NVML's own names
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from ravenxterm_lab.hardware.recorded_nvml import RecordedNvml
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["FakeGpu", "FakeNvml"]
 
@@ -26,16 +32,29 @@ class FakeGpu:
         Degrees Celsius.
     power, power_limit : float
         Watts.
-    memory_clock : int
-        MHz.
+    core_clock, core_clock_now, memory_clock, memory_clock_now : int
+        MHz, the highest and the present ones.
     bus_width : int
         Bits.
     compute_capability : tuple of int
         Major and minor version.
+    architecture : int
+        As ``NVML_DEVICE_ARCH_…`` numbers it.
+    pcie : tuple of int
+        Generation and lanes of the link now, then the most of each.
+    ecc : bool or None
+        None for a card without it.
+    processes : tuple of (int, int or None)
+        Process ids and the bytes that each holds.
+    energy : float or None
+        Joules drawn so far; None for a card without the counter.
     mig_instances : tuple of (int, int), or None
         Total and used bytes of each instance; None for a card without MIG.
-    failures : dict of str to int
-        For a function's name, the NVML error code (``pynvml.NVML_ERROR_…``) it fails with.
+    failures : dict of str to int or Exception
+        For a function's name, the NVML error code (``pynvml.NVML_ERROR_…``) it fails with, or
+        what else it raises.
+    answers : dict of str to object
+        For a function's name, an answer to give instead, however odd.
     lost_after : int or None
         The card is lost after this many further calls.
     """
@@ -48,11 +67,20 @@ class FakeGpu:
     temperature: int = 55
     power: float = 120.0
     power_limit: float = 350.0
+    core_clock: int = 2100
+    core_clock_now: int = 1410
     memory_clock: int = 9751
+    memory_clock_now: int = 9501
     bus_width: int = 384
     compute_capability: tuple[int, int] = (8, 6)
+    architecture: int = 7
+    pcie: tuple[int, int, int, int] = (1, 8, 4, 16)
+    ecc: bool | None = False
+    processes: tuple[tuple[int, int | None], ...] = ()
+    energy: float | None = 5000.0
     mig_instances: tuple[tuple[int, int], ...] | None = None
-    failures: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, int | Exception] = field(default_factory=dict)
+    answers: dict[str, Any] = field(default_factory=dict)
     lost_after: int | None = None
 
 
@@ -68,13 +96,15 @@ class FakeNvml:
         The cards; they may be changed between calls.
     driver_version : str or bytes
         What ``nvmlSystemGetDriverVersion`` answers.
-    failures : dict of str to int, optional
+    failures : dict of str to int or Exception, optional
         For functions that concern no single card, the error code they fail with.
 
     Attributes
     ----------
     sessions : int
         ``nvmlInit`` calls that no ``nvmlShutdown`` has answered yet.
+    calls : collections.Counter
+        How often each function was called.
 
     Examples
     --------
@@ -93,7 +123,7 @@ class FakeNvml:
         self,
         *gpus: FakeGpu,
         driver_version: str | bytes = "580.0",
-        failures: dict[str, int] | None = None,
+        failures: dict[str, int | Exception] | None = None,
     ) -> None:
         import pynvml
 
@@ -102,11 +132,31 @@ class FakeNvml:
         self.driver_version = driver_version
         self.failures = dict(failures or {})
         self.sessions = 0
+        self.calls: Counter[str] = Counter()
 
-    def _fail(self, code: int) -> None:
-        raise self.NVMLError(code)
+    @staticmethod
+    def from_recording(path: Path | str, state: str = "idle") -> RecordedNvml:
+        """Return a stand-in that answers what a real machine answered.
+
+        Parameters
+        ----------
+        path : path
+            What ``tests/hardware/record_nvml.py`` wrote.
+        state : str
+            Which of its readings, such as ``"idle"`` or ``"busy"``.
+
+        Raises
+        ------
+        ValueError
+            If it holds no such reading, or was written in another format.
+        """
+        return RecordedNvml(path, state)
+
+    def _fail(self, failure: int | Exception) -> None:
+        raise failure if isinstance(failure, Exception) else self.NVMLError(failure)
 
     def _system(self, function: str) -> None:
+        self.calls[function] += 1
         if function in self.failures:
             self._fail(self.failures[function])
         if function != "nvmlInit" and not self.sessions:
@@ -122,6 +172,10 @@ class FakeNvml:
         if function in gpu.failures:
             self._fail(gpu.failures[function])
         return gpu
+
+    def _answer(self, function: str, handle: Any, answer: Any) -> Any:
+        """Return the answer, or what the card was told to say instead."""
+        return self._card(function, handle).answers.get(function, answer)
 
     def nvmlInit(self) -> None:
         """Begin a session."""
@@ -152,65 +206,112 @@ class FakeNvml:
         self._card("nvmlDeviceGetHandleByIndex", handle)
         return handle
 
-    def nvmlDeviceGetName(self, handle: Any) -> str | bytes:
-        """Return the card's name."""
-        return self._card("nvmlDeviceGetName", handle).name
+    def nvmlDeviceGetName(self, handle: Any) -> Any:
+        """Return the name of a card or of a MIG instance."""
+        name = handle[0].name
+        if handle[1] is not None:
+            name = f"{name} MIG {handle[1]}"
+        return self._answer("nvmlDeviceGetName", handle, name)
 
-    def nvmlDeviceGetUUID(self, handle: Any) -> str | bytes:
+    def nvmlDeviceGetUUID(self, handle: Any) -> Any:
         """Return the card's UUID."""
-        return self._card("nvmlDeviceGetUUID", handle).uuid
+        return self._answer("nvmlDeviceGetUUID", handle, handle[0].uuid)
 
     def nvmlDeviceGetMemoryInfo(self, handle: Any) -> Any:
         """Return total, free and used bytes of a card or of a MIG instance."""
-        gpu = self._card("nvmlDeviceGetMemoryInfo", handle)
-        instance = handle[1]
-        if instance is None:
-            total, used = gpu.total_memory, gpu.used_memory
-        else:
-            total, used = (gpu.mig_instances or ())[instance]
-        return SimpleNamespace(total=total, free=total - used, used=used)
+        gpu, instance = handle
+        total, used = gpu.total_memory, gpu.used_memory
+        if instance is not None:
+            total, used = gpu.mig_instances[instance]
+        answer = SimpleNamespace(total=total, free=total - used, used=used)
+        return self._answer("nvmlDeviceGetMemoryInfo", handle, answer)
 
     def nvmlDeviceGetUtilizationRates(self, handle: Any) -> Any:
         """Return the load of the GPU and of its memory interface, in percent."""
-        load = self._card("nvmlDeviceGetUtilizationRates", handle).utilization
-        return SimpleNamespace(gpu=load, memory=load // 2)
+        load = handle[0].utilization
+        answer = SimpleNamespace(gpu=load, memory=load // 2)
+        return self._answer("nvmlDeviceGetUtilizationRates", handle, answer)
 
-    def nvmlDeviceGetTemperature(self, handle: Any, sensor: int) -> int:
+    def nvmlDeviceGetTemperature(self, handle: Any, sensor: int) -> Any:
         """Return degrees Celsius; only sensor 0 (the GPU itself) exists."""
-        gpu = self._card("nvmlDeviceGetTemperature", handle)
-        if sensor != 0:
-            self._fail(2)
-        return gpu.temperature
+        answer = self._answer("nvmlDeviceGetTemperature", handle, handle[0].temperature)
+        return self._among({0: answer}, sensor)
 
-    def nvmlDeviceGetPowerUsage(self, handle: Any) -> int:
+    def nvmlDeviceGetPowerUsage(self, handle: Any) -> Any:
         """Return the power drawn, in milliwatts."""
-        return round(self._card("nvmlDeviceGetPowerUsage", handle).power * 1000)
+        return self._answer("nvmlDeviceGetPowerUsage", handle, round(handle[0].power * 1000))
 
-    def nvmlDeviceGetEnforcedPowerLimit(self, handle: Any) -> int:
+    def nvmlDeviceGetEnforcedPowerLimit(self, handle: Any) -> Any:
         """Return the power limit in force, in milliwatts."""
-        return round(self._card("nvmlDeviceGetEnforcedPowerLimit", handle).power_limit * 1000)
+        limit = round(handle[0].power_limit * 1000)
+        return self._answer("nvmlDeviceGetEnforcedPowerLimit", handle, limit)
 
-    def nvmlDeviceGetMaxClockInfo(self, handle: Any, clock: int) -> int:
-        """Return the highest clock in MHz; only clock 2 (the memory's) exists."""
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: Any) -> Any:
+        """Return the energy drawn since the driver was loaded, in millijoules."""
+        energy = handle[0].energy
+        answer = self._answer(
+            "nvmlDeviceGetTotalEnergyConsumption", handle, round((energy or 0) * 1000)
+        )
+        return self._fail(3) if energy is None else answer
+
+    def nvmlDeviceGetMaxClockInfo(self, handle: Any, clock: int) -> Any:
+        """Return the highest clock in MHz, of kind 1 (the units) or 2 (the memory)."""
         gpu = self._card("nvmlDeviceGetMaxClockInfo", handle)
-        if clock != 2:
-            self._fail(2)
-        return gpu.memory_clock
+        given = gpu.answers.get("nvmlDeviceGetMaxClockInfo")
+        return self._among(given or {1: gpu.core_clock, 2: gpu.memory_clock}, clock)
 
-    def nvmlDeviceGetMemoryBusWidth(self, handle: Any) -> int:
+    def nvmlDeviceGetClockInfo(self, handle: Any, clock: int) -> Any:
+        """Return the present clock in MHz, of kind 1 (the units) or 2 (the memory)."""
+        gpu = self._card("nvmlDeviceGetClockInfo", handle)
+        given = gpu.answers.get("nvmlDeviceGetClockInfo")
+        return self._among(given or {1: gpu.core_clock_now, 2: gpu.memory_clock_now}, clock)
+
+    def nvmlDeviceGetMemoryBusWidth(self, handle: Any) -> Any:
         """Return the width of the memory bus in bits."""
-        return self._card("nvmlDeviceGetMemoryBusWidth", handle).bus_width
+        return self._answer("nvmlDeviceGetMemoryBusWidth", handle, handle[0].bus_width)
 
-    def nvmlDeviceGetCudaComputeCapability(self, handle: Any) -> tuple[int, int]:
+    def nvmlDeviceGetCudaComputeCapability(self, handle: Any) -> Any:
         """Return the major and minor compute capability."""
-        return self._card("nvmlDeviceGetCudaComputeCapability", handle).compute_capability
+        capability = handle[0].compute_capability
+        return self._answer("nvmlDeviceGetCudaComputeCapability", handle, capability)
 
-    def nvmlDeviceGetMigMode(self, handle: Any) -> list[int]:
+    def nvmlDeviceGetArchitecture(self, handle: Any) -> Any:
+        """Return the number of the card's generation."""
+        return self._answer("nvmlDeviceGetArchitecture", handle, handle[0].architecture)
+
+    def nvmlDeviceGetCurrPcieLinkGeneration(self, handle: Any) -> Any:
+        """Return the generation of the PCIe link as it is now."""
+        return self._answer("nvmlDeviceGetCurrPcieLinkGeneration", handle, handle[0].pcie[0])
+
+    def nvmlDeviceGetCurrPcieLinkWidth(self, handle: Any) -> Any:
+        """Return the lanes of the PCIe link as it is now."""
+        return self._answer("nvmlDeviceGetCurrPcieLinkWidth", handle, handle[0].pcie[1])
+
+    def nvmlDeviceGetMaxPcieLinkGeneration(self, handle: Any) -> Any:
+        """Return the highest PCIe generation of card and slot."""
+        return self._answer("nvmlDeviceGetMaxPcieLinkGeneration", handle, handle[0].pcie[2])
+
+    def nvmlDeviceGetMaxPcieLinkWidth(self, handle: Any) -> Any:
+        """Return the most PCIe lanes of card and slot."""
+        return self._answer("nvmlDeviceGetMaxPcieLinkWidth", handle, handle[0].pcie[3])
+
+    def nvmlDeviceGetEccMode(self, handle: Any) -> Any:
+        """Return the present and the pending ECC mode; NOT_SUPPORTED without ECC."""
+        ecc = handle[0].ecc
+        answer = self._answer("nvmlDeviceGetEccMode", handle, [int(ecc or 0)] * 2)
+        return self._fail(3) if ecc is None else answer
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: Any) -> Any:
+        """Return the processes that compute on the card."""
+        processes = [
+            SimpleNamespace(pid=pid, usedGpuMemory=memory) for pid, memory in handle[0].processes
+        ]
+        return self._answer("nvmlDeviceGetComputeRunningProcesses", handle, processes)
+
+    def nvmlDeviceGetMigMode(self, handle: Any) -> Any:
         """Return the current and pending MIG mode; a card without MIG is NOT_SUPPORTED."""
-        gpu = self._card("nvmlDeviceGetMigMode", handle)
-        if gpu.mig_instances is None:
-            self._fail(3)
-        return [1, 1]
+        answer = self._answer("nvmlDeviceGetMigMode", handle, [1, 1])
+        return self._fail(3) if handle[0].mig_instances is None else answer
 
     def nvmlDeviceGetMaxMigDeviceCount(self, handle: Any) -> int:
         """Return how many instances a card can hold."""
@@ -220,6 +321,7 @@ class FakeNvml:
     def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: Any, index: int) -> Any:
         """Return the handle of an instance; NOT_FOUND where there is none."""
         gpu = self._card("nvmlDeviceGetMigDeviceHandleByIndex", handle)
-        if index >= len(gpu.mig_instances or ()):
-            self._fail(6)
-        return (gpu, index)
+        return (gpu, index) if index < len(gpu.mig_instances or ()) else self._fail(6)
+
+    def _among(self, answers: dict[int, Any], kind: int) -> Any:
+        return answers[kind] if kind in answers else self._fail(2)  # NVML_ERROR_INVALID_ARGUMENT

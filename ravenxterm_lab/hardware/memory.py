@@ -10,7 +10,7 @@ import psutil
 from ravenxterm_lab.hardware.cgroup import CgroupReading, read_cgroup
 from ravenxterm_lab.units import format_bytes
 
-__all__ = ["MemoryFacts", "read_memory"]
+__all__ = ["MemoryFacts", "read_meminfo", "read_memory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class MemoryFacts:
         What this process may use at most, and what of it is free or reclaimable now.
     limit_source : str
         What sets ``total``: ``"machine"``, ``"cgroup v2"`` or ``"cgroup v1"``.
-    swap_total : int
-        Swap of the machine.
+    swap_total, swap_free : int
+        Swap that this process may use, and what of it is free.
     notes : tuple of str
         The limit that binds, and what could not be read.
     """
@@ -33,6 +33,7 @@ class MemoryFacts:
     available: int
     limit_source: str
     swap_total: int
+    swap_free: int
     notes: tuple[str, ...] = ()
 
 
@@ -47,7 +48,7 @@ def read_memory(root: Path = Path("/"), cgroup: CgroupReading | None = None) -> 
         A reading that is at hand already.
     """
     reading = read_cgroup(root) if cgroup is None else cgroup
-    total, available, swap = _machine(root)
+    total, available, swap, swap_free = _machine(root)
     source, notes = "machine", list(reading.notes)
     limit = reading.memory
     if limit is not None:
@@ -59,23 +60,45 @@ def read_memory(root: Path = Path("/"), cgroup: CgroupReading | None = None) -> 
             )
             total = limit.limit
         available = min(available, total if limit.available is None else limit.available)
-    return MemoryFacts(total, min(available, total), source, swap, tuple(notes))
+    if reading.swap is not None and reading.swap.limit < swap:
+        allowed = "no" if not reading.swap.limit else f"{format_bytes(reading.swap.limit)} of"
+        notes.append(
+            f"{reading.swap.version} allows this process {allowed} swap; the machine has "
+            f"{format_bytes(swap)} ({reading.swap.path})."
+        )
+        swap = reading.swap.limit
+        left = reading.swap.available
+        swap_free = min(swap_free, swap if left is None else left)
+    return MemoryFacts(total, min(available, total), source, swap, swap_free, tuple(notes))
 
 
-def _machine(root: Path) -> tuple[int, int, int]:
+def _machine(root: Path) -> tuple[int, int, int, int]:
     # psutil warns, and tests turn warnings into errors, where a container hides parts of /proc;
-    # the three lines that matter here are read directly, and psutil answers elsewhere.
-    values = {}
+    # the lines that matter here are read directly, and psutil answers elsewhere.
+    values = read_meminfo(root)
+    if "MemTotal" in values and "MemAvailable" in values:
+        total, available = values["MemTotal"], values["MemAvailable"]
+        return total, available, values.get("SwapTotal", 0), values.get("SwapFree", 0)
+    memory, swap = psutil.virtual_memory(), psutil.swap_memory()
+    return memory.total, memory.available, swap.total, swap.free
+
+
+def read_meminfo(root: Path) -> dict[str, int]:
+    """Return the figures of ``/proc/meminfo`` in bytes, by name; empty where there is none.
+
+    Parameters
+    ----------
+    root : Path
+        Stands in for ``/``.
+    """
     try:
         text = (root / "proc/meminfo").read_text(encoding="ascii", errors="replace")
     except OSError:
-        text = ""
+        return {}
+    values = {}
     for line in text.splitlines():
         key, _, rest = line.partition(":")
         words = rest.split()
         if words and words[0].isdecimal():
             values[key] = int(words[0]) * 1024
-    if "MemTotal" in values and "MemAvailable" in values:
-        return values["MemTotal"], values["MemAvailable"], values.get("SwapTotal", 0)
-    memory = psutil.virtual_memory()
-    return memory.total, memory.available, psutil.swap_memory().total
+    return values

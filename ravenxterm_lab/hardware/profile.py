@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.hardware.amd import read_sysfs_gpus
-from ravenxterm_lab.hardware.bandwidth import memory_bandwidth
 from ravenxterm_lab.hardware.cgroup import read_cgroup
 from ravenxterm_lab.hardware.cpu import read_cpu
 from ravenxterm_lab.hardware.memory import read_memory
 from ravenxterm_lab.hardware.npu import apple_gpu, read_npus
 from ravenxterm_lab.hardware.nvidia import read_nvidia
 from ravenxterm_lab.hardware.show import as_card
+from ravenxterm_lab.hardware.speed import machine_speed
+from ravenxterm_lab.hardware.topology import CpuCache, NumaNode, read_numa
 from ravenxterm_lab.metadata import HardwareType
 from ravenxterm_lab.tables import Displayed
 
@@ -51,10 +52,19 @@ class HardwareProfile(Displayed):
         The smaller of the machine's and the container's limit (bytes).
     memory_limit_source : str
         What sets ``total_memory``: ``"machine"``, ``"cgroup v2"`` or ``"cgroup v1"``.
-    swap_total : int
-        Bytes of swap.
+    swap_total, swap_free : int
+        Bytes of swap that this process may use, and what of it is free.
+    caches : tuple of CpuCache
+        Those that serve the CPUs that may be used, from the core outwards.
+    numa_nodes : tuple of NumaNode
+        Memory and CPUs of each; empty where the system tells of none.
     memory_bandwidth : float or None
         Bytes per second, read and written together, measured (see `measure_bandwidth`).
+    matrix_speed : float or None
+        Float32 operations per second of the processor in a matrix product, measured (see
+        `measure_matrix_speed`).
+    matrix_blas : str or None
+        What multiplied, and on how many CPUs.
     gpu_devices : tuple of GpuDevice
         All that the drivers list.
     npu_devices : tuple of NpuDevice
@@ -81,7 +91,12 @@ class HardwareProfile(Displayed):
     available_memory: int
     memory_limit_source: str = "machine"
     swap_total: int = 0
+    swap_free: int = 0
+    caches: tuple[CpuCache, ...] = ()
+    numa_nodes: tuple[NumaNode, ...] = ()
     memory_bandwidth: float | None = None
+    matrix_speed: float | None = None
+    matrix_blas: str | None = None
     gpu_devices: tuple[GpuDevice, ...] = ()
     npu_devices: tuple[NpuDevice, ...] = ()
     notes: tuple[str, ...] = ()
@@ -103,11 +118,12 @@ class HardwareProfile(Displayed):
         Parameters
         ----------
         cache_dir : Path, optional
-            Where the measured bandwidth is remembered; without it, for this process only.
+            Where the measured speeds are remembered; without it, for this process only.
         nvml : object, optional
             Stands in for ``pynvml``, such as `FakeNvml`.
         measure_bandwidth : bool
-            Measure the memory's bandwidth if it is not remembered (under one second).
+            Measure the memory's bandwidth and the processor's matrix speed if they are not
+            remembered (under two seconds together).
         root : Path
             Stands in for ``/`` where files of ``/proc``, ``/sys`` and ``/dev`` are read.
         """
@@ -116,6 +132,7 @@ class HardwareProfile(Displayed):
         memory = read_memory(root, cgroup)
         nvidia = read_nvidia(nvml)
         npus, npu_notes = read_npus(root)
+        nodes, node_notes = read_numa(root)
         gpus = [*nvidia.devices, *read_sysfs_gpus(root, len(nvidia.devices))]
         apple = apple_gpu(platform.system(), platform.machine(), cpu.name)
         # No Mac with Apple silicon has an NVIDIA driver, so its absence says nothing there.
@@ -132,11 +149,15 @@ class HardwareProfile(Displayed):
             available_memory=memory.available,
             memory_limit_source=memory.limit_source,
             swap_total=memory.swap_total,
+            swap_free=memory.swap_free,
+            caches=cpu.caches,
+            numa_nodes=nodes,
             gpu_devices=tuple(gpus),
             npu_devices=npus,
             notes=(
                 *cpu.notes,
                 *memory.notes,
+                *node_notes,
                 *nvidia_notes,
                 *_visibility(nvidia.devices),
                 *npu_notes,
@@ -145,17 +166,20 @@ class HardwareProfile(Displayed):
         )
         if not measure_bandwidth:
             return profile
-        measured, notes = memory_bandwidth(
-            # A GPU that comes or goes does not change the speed of the system's memory.
+        speed, notes = machine_speed(
+            # A GPU that comes or goes does not change the speed of the rest.
             replace(profile, gpu_devices=(), npu_devices=()).fingerprint,
             cpu.threads,
             cache_dir=cache_dir,
             last_level_cache=cpu.last_level_cache,
             available=memory.available,
         )
+        bandwidth, matrix = speed.bandwidth, speed.matrix
         return replace(
             profile,
-            memory_bandwidth=None if measured is None else measured.bytes_per_second,
+            memory_bandwidth=None if bandwidth is None else bandwidth.bytes_per_second,
+            matrix_speed=None if matrix is None else matrix.flops_per_second,
+            matrix_blas=None if matrix is None else f"{matrix.blas}, {matrix.cpus:.1f} CPUs busy",
             notes=(*profile.notes, *notes),
         )
 
@@ -230,7 +254,7 @@ class HardwareProfile(Displayed):
     def refreshed(self, *, nvml: Any = None) -> HardwareProfile:
         """Return this profile with the memory, loads and temperatures of now.
 
-        The processor and the memory's bandwidth are not looked at again.
+        The processor and the measured speeds are not looked at again.
 
         Parameters
         ----------
@@ -259,6 +283,7 @@ class HardwareProfile(Displayed):
             available_memory=memory.available,
             memory_limit_source=memory.limit_source,
             swap_total=memory.swap_total,
+            swap_free=memory.swap_free,
             gpu_devices=tuple(gpus),
             notes=tuple(dict.fromkeys([*notes, *memory.notes])),
         )

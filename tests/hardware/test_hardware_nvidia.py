@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import html
+import importlib.util
 import json
+import math
+import re
 from dataclasses import fields, replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pynvml
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ravenxterm_lab.hardware import FakeGpu, FakeNvml, GpuDevice, gpu_bandwidth, read_nvidia
-from ravenxterm_lab.hardware.nvidia import sample_nvidia
+from ravenxterm_lab.hardware import (
+    FakeGpu,
+    FakeNvml,
+    GpuDevice,
+    GpuProcess,
+    HardwareProfile,
+    MigInstance,
+    gpu_bandwidth,
+    read_nvidia,
+)
+from ravenxterm_lab.hardware.nvidia import NvidiaSampler, sample_nvidia
 from ravenxterm_lab.hardware.nvml import nvml_session
 from ravenxterm_lab.metadata import HardwareType
 
@@ -24,6 +37,11 @@ CODES = sorted(
     for name, value in vars(pynvml).items()
     if name.startswith("NVML_ERROR_") and isinstance(value, int)
 )
+NAMES = {
+    value: name.removeprefix("NVML_ERROR_")
+    for name, value in vars(pynvml).items()
+    if name.startswith("NVML_ERROR_") and isinstance(value, int)
+}
 #: For each function of a card, the fields that hang on it alone.
 FIELDS = {
     "nvmlDeviceGetName": {"name"},
@@ -33,24 +51,56 @@ FIELDS = {
     "nvmlDeviceGetTemperature": {"temperature"},
     "nvmlDeviceGetPowerUsage": {"power"},
     "nvmlDeviceGetEnforcedPowerLimit": {"power_limit"},
-    "nvmlDeviceGetMaxClockInfo": {"memory_clock", "memory_bandwidth"},
+    "nvmlDeviceGetMaxClockInfo": {"memory_clock", "memory_bandwidth", "core_clock"},
+    "nvmlDeviceGetClockInfo": {"memory_clock_now", "core_clock_now"},
     "nvmlDeviceGetMemoryBusWidth": {"bus_width", "memory_bandwidth"},
     "nvmlDeviceGetCudaComputeCapability": {"compute_capability"},
+    "nvmlDeviceGetArchitecture": {"architecture"},
+    "nvmlDeviceGetCurrPcieLinkGeneration": {"pcie_generation"},
+    "nvmlDeviceGetCurrPcieLinkWidth": {"pcie_width"},
+    "nvmlDeviceGetMaxPcieLinkGeneration": {"pcie_generation_max"},
+    "nvmlDeviceGetMaxPcieLinkWidth": {"pcie_width_max"},
+    "nvmlDeviceGetEccMode": {"ecc"},
+    "nvmlDeviceGetComputeRunningProcesses": {"processes"},
     "nvmlDeviceGetMigMode": {"mig"},
+}
+#: The same for a sample.
+SAMPLED = {
+    "nvmlDeviceGetUtilizationRates": "percent",
+    "nvmlDeviceGetMemoryInfo": "memory_used",
+    "nvmlDeviceGetPowerUsage": "power",
+    "nvmlDeviceGetTemperature": "temperature",
+    "nvmlDeviceGetClockInfo": "clock",
+}
+SYSTEM = {
+    "nvmlInit",
+    "nvmlShutdown",
+    "nvmlSystemGetDriverVersion",
+    "nvmlDeviceGetCount",
+    "nvmlDeviceGetHandleByIndex",
 }
 
 
-def values(device: GpuDevice, without: set[str]) -> dict[str, object]:
+def values(thing: object, without: set[str]) -> dict[str, object]:
     return {
-        item.name: getattr(device, item.name)
-        for item in fields(device)
+        item.name: getattr(thing, item.name)
+        for item in fields(thing)
         if item.name not in {*without, "notes"}
     }
 
 
+def test_every_function_that_is_called_is_in_these_tables() -> None:
+    """What the tests below let fail is all that the profile and the sampler ask."""
+    profile, sampled = FakeNvml(FakeGpu()), FakeNvml(FakeGpu())
+    read_nvidia(profile)
+    sample_nvidia(sampled)
+    assert set(profile.calls) == SYSTEM | set(FIELDS)
+    assert set(sampled.calls) == SYSTEM - {"nvmlSystemGetDriverVersion"} | set(SAMPLED)
+
+
 def test_a_healthy_card_tells_everything() -> None:
     """Every field is read, in the documented unit, and nothing is noted."""
-    nvml = FakeNvml(FakeGpu())
+    nvml = FakeNvml(FakeGpu(processes=((12, None), (77, GIB))))
     reading = read_nvidia(nvml)
     (device,) = reading.devices
     assert reading.notes == ()
@@ -65,18 +115,28 @@ def test_a_healthy_card_tells_everything() -> None:
         temperature=55.0,
         power=120.0,
         power_limit=350.0,
+        core_clock=2100.0,
+        core_clock_now=1410.0,
         memory_clock=9751.0,
+        memory_clock_now=9501.0,
         bus_width=384,
         memory_bandwidth=9751e6 * 2 * 384 / 8,
         compute_capability=(8, 6),
+        architecture="Ampere",
+        pcie_generation=1,
+        pcie_width=8,
+        pcie_generation_max=4,
+        pcie_width_max=16,
+        ecc=False,
         mig=False,
+        processes=(GpuProcess(77, GIB), GpuProcess(12, None)),
         unified_memory=False,
         driver_version="580.0",
     )
     assert nvml.sessions == 0
 
 
-@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("code", CODES, ids=NAMES.get)
 @pytest.mark.parametrize("function", FIELDS)
 def test_one_failing_call_costs_its_own_field_only(function: str, code: int) -> None:
     """Whatever fails, and however, the other fields are those of a healthy card."""
@@ -87,7 +147,9 @@ def test_one_failing_call_costs_its_own_field_only(function: str, code: int) -> 
     assert values(failing, lost) == values(healthy, lost)
     assert replace(other, index=0, name=healthy.name) == healthy
     assert nvml.sessions == 0
-    if (function, code) == ("nvmlDeviceGetMigMode", pynvml.NVML_ERROR_NOT_SUPPORTED):
+    switch = function in {"nvmlDeviceGetMigMode", "nvmlDeviceGetEccMode"}
+    if switch and code == pynvml.NVML_ERROR_NOT_SUPPORTED:
+        # The documented answer of a card without MIG or ECC.
         assert failing == healthy
         return
     for field in lost - {"unified_memory", "memory_bandwidth"}:
@@ -95,9 +157,59 @@ def test_one_failing_call_costs_its_own_field_only(function: str, code: int) -> 
         assert any(field in note for note in failing.notes)
     if "memory_bandwidth" in lost:
         assert failing.memory_bandwidth is None
-    assert str(pynvml.NVMLError(code)).rstrip(".") in " ".join(failing.notes)
+    (note,) = failing.notes
+    reason = str(pynvml.NVMLError(code)).rstrip(".")
+    assert reason in note
     memory_not_supported = (function, code) == ("nvmlDeviceGetMemoryInfo", 3)
     assert failing.unified_memory is memory_not_supported
+    if not memory_not_supported:
+        # A sentence on what to do follows the reason.
+        assert re.search(rf"{re.escape(reason)}\)\. [A-Z].+\.$", note)
+
+
+@pytest.mark.parametrize("code", CODES, ids=NAMES.get)
+@pytest.mark.parametrize("function", sorted(set(FIELDS) | SYSTEM))
+def test_the_card_shows_every_reason(function: str, code: int) -> None:
+    """What a person sees holds each note, whichever function fails and however."""
+    failures = {function: code}
+    nvml = FakeNvml(FakeGpu(failures=failures), failures=failures if function in SYSTEM else None)
+    profile = HardwareProfile.detect(nvml=nvml, measure_bandwidth=False)
+    page = html.unescape(profile._repr_mimebundle_()["text/html"])
+    for note in (*profile.notes, *(note for gpu in profile.gpu_devices for note in gpu.notes)):
+        assert note in page
+        assert note in str(profile)
+    reason = str(pynvml.NVMLError(code)).rstrip(".")
+    if function == "nvmlInit" and code == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND:
+        reason = "No NVIDIA driver"
+    silent = function == "nvmlShutdown" or (
+        function in {"nvmlDeviceGetMigMode", "nvmlDeviceGetEccMode"} and code == 3
+    )
+    assert (reason in page) is not silent
+    assert profile.total_memory > 0
+
+
+@pytest.mark.parametrize("code", CODES, ids=NAMES.get)
+@pytest.mark.parametrize("function", SAMPLED)
+def test_one_failing_call_costs_its_own_part_of_a_sample(function: str, code: int) -> None:
+    """The rest of the sample is that of a healthy card, and it heals when the card does."""
+    (healthy,) = sample_nvidia(FakeNvml(FakeGpu()))
+    card = FakeGpu(failures={function: code})
+    nvml = FakeNvml(card)
+    with nvml_session(nvml) as session:
+        sampler = NvidiaSampler(session)
+        (failing,) = sampler.sample()
+        lost = SAMPLED[function]
+        assert getattr(failing, lost) is None
+        assert values(failing, {lost}) == values(healthy, {lost})
+        (note,) = sampler.notes.values()
+        assert str(pynvml.NVMLError(code)).rstrip(".") in note
+        card.failures.clear()
+        (later,) = sampler.sample()
+        # What a card says that it cannot do is not asked again.
+        never = code in {pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND}
+        assert (later == failing) is never
+        assert (later == healthy) is not never
+        assert bool(sampler.notes) is never
 
 
 @pytest.mark.parametrize("code", CODES)
@@ -156,20 +268,26 @@ def test_zero_cards() -> None:
     assert reading.notes == ("The NVIDIA driver lists no GPU.",)
 
 
-@pytest.mark.parametrize("calls", range(13))
+@pytest.mark.parametrize("calls", range(25))
 def test_a_card_lost_in_mid_read_keeps_what_was_read(calls: int) -> None:
     """Fields read before the loss stay; those after it are None, with one note for all."""
     nvml = FakeNvml(FakeGpu(lost_after=calls), FakeGpu())
     lost, sound = read_nvidia(nvml).devices
-    told = [
-        getattr(lost, name)
-        for name in ("name", "uuid", "mig", "total_memory", "memory_clock", "bus_width")
-    ]
-    # One call for the handle, then one for each field in this order.
+    # One call for the handle, then one for each of these in this order.
+    order = [
+        "name", "uuid", "mig", "total_memory", "memory_clock", "bus_width", "compute_capability",
+        "architecture", "utilization", "temperature", "power", "power_limit", "core_clock",
+        "core_clock_now", "memory_clock_now", "pcie_generation", "pcie_width",
+        "pcie_generation_max", "pcie_width_max", "processes", "ecc",
+    ]  # fmt: skip
+    told = [getattr(lost, name) is not None for name in order]
     read = max(0, calls - 1)
-    assert [value is not None for value in told] == [index < read for index in range(6)]
+    assert told == [index < read for index in range(len(order))]
+    assert {name: getattr(lost, name) for name in order[:read]} == {
+        name: getattr(sound, name) for name in order[:read]
+    }
     reasons = [note for note in lost.notes if "GPU is lost" in note]
-    assert len(reasons) == (1 if calls < 12 else 0)
+    assert len(reasons) == (1 if read < len(order) else 0)
     assert sound.total_memory == 24 * GIB
     assert nvml.sessions == 0
 
@@ -214,15 +332,73 @@ def test_old_bindings_lack_a_function() -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"utilization": 255}, {"memory_clock": 0}, {"bus_width": 0}, {"name": ""}],
+    "function", sorted(set(FIELDS) - {"nvmlDeviceGetMaxClockInfo", "nvmlDeviceGetClockInfo"})
 )
-def test_a_senseless_answer_is_not_taken_for_a_fact(change: dict[str, object]) -> None:
-    """Out-of-range loads, zero clocks and empty names are not available."""
-    (field,) = change
-    device = read_nvidia(FakeNvml(FakeGpu(**change))).devices[0]
+@pytest.mark.parametrize(
+    "answer",
+    [0, -1, 2**32 - 1, 2**64 - 1, 1e300, math.nan, math.inf, None,
+     b"\xff", "text", [], (), object(),
+     SimpleNamespace(), SimpleNamespace(total=2**64 - 1, free=5, used=1, gpu=4_000_000_000),
+     SimpleNamespace(total=None, free=None, used="x", gpu=None)],
+    ids=repr,
+)  # fmt: skip
+def test_a_senseless_answer_costs_no_other_field(function: str, answer: object) -> None:
+    """Nothing that a driver can say raises, and the rest is that of a healthy card."""
+    healthy = read_nvidia(FakeNvml(FakeGpu())).devices[0]
+    nvml = FakeNvml(FakeGpu(answers={function: answer}))
+    odd = read_nvidia(nvml).devices[0]
+    assert values(odd, FIELDS[function]) == values(healthy, FIELDS[function])
+    sample_nvidia(nvml)
+    str(HardwareProfile.detect(nvml=nvml, measure_bandwidth=False))
+
+
+@pytest.mark.parametrize(
+    ("function", "answer", "field"),
+    [
+        ("nvmlDeviceGetUtilizationRates", SimpleNamespace(gpu=255, memory=0), "utilization"),
+        ("nvmlDeviceGetMaxClockInfo", {1: 2100, 2: 0}, "memory_clock"),
+        ("nvmlDeviceGetMaxClockInfo", {1: 2**32 - 1, 2: 9751}, "core_clock"),
+        ("nvmlDeviceGetClockInfo", {1: -1, 2: 9501}, "core_clock_now"),
+        ("nvmlDeviceGetMemoryBusWidth", 0, "bus_width"),
+        ("nvmlDeviceGetName", "", "name"),
+        ("nvmlDeviceGetPowerUsage", 2**32 - 1, "power"),
+        ("nvmlDeviceGetTemperature", 4_294_967_290, "temperature"),
+        ("nvmlDeviceGetArchitecture", 99, "architecture"),
+        ("nvmlDeviceGetArchitecture", 2**32 - 1, "architecture"),
+        ("nvmlDeviceGetCurrPcieLinkWidth", 0, "pcie_width"),
+        (
+            "nvmlDeviceGetMemoryInfo",
+            SimpleNamespace(total=2**64 - 1, free=1, used=1),
+            "total_memory",
+        ),
+    ],
+)
+def test_a_senseless_answer_is_not_taken_for_a_fact(
+    function: str, answer: object, field: str
+) -> None:
+    """Out-of-range loads, zero clocks, "not available" as a number: what was said is told."""
+    device = read_nvidia(FakeNvml(FakeGpu(answers={function: answer}))).devices[0]
     assert getattr(device, field) is None
-    assert any(note.startswith(f"{field}: not available (NVML answered") for note in device.notes)
+    assert any(field in note and "(NVML answered" in note for note in device.notes)
+
+
+def test_a_process_whose_memory_is_not_told_is_still_listed() -> None:
+    """All bits set stand for "not available", as on Windows and in some containers."""
+    card = FakeGpu(processes=((1, 2**64 - 1), (2, GIB), (3, None)))
+    device = read_nvidia(FakeNvml(card)).devices[0]
+    assert device.processes == (GpuProcess(2, GIB), GpuProcess(1, None), GpuProcess(3, None))
+
+
+@pytest.mark.parametrize(
+    "failure", [OSError("no device"), ValueError("odd"), TypeError("odd"), AttributeError("odd")]
+)
+def test_bindings_that_stumble_cost_the_field(failure: Exception) -> None:
+    """What nvidia-ml-py raises beside its own errors is a reason like any other."""
+    card = FakeGpu(failures={"nvmlDeviceGetComputeRunningProcesses": failure})
+    device = read_nvidia(FakeNvml(card)).devices[0]
+    assert device.processes is None
+    assert device.total_memory == 24 * GIB
+    assert any(str(failure) in note for note in device.notes)
 
 
 def test_mig_shows_what_one_process_can_use() -> None:
@@ -248,7 +424,26 @@ def test_mig_shows_what_one_process_can_use() -> None:
     assert (device.total_memory, device.available_memory) == (20 * GIB, 17 * GIB)
     assert device.unified_memory is False
     assert device.utilization is None
-    assert any("2 visible instance(s)" in note for note in device.notes)
+    assert any("2 visible instances" in note for note in device.notes)
+    assert [item.total_memory for item in device.mig_instances] == [10 * GIB, 20 * GIB]
+    assert [item.available_memory for item in device.mig_instances] == [9 * GIB, 17 * GIB]
+
+
+@pytest.mark.parametrize("code", CODES, ids=NAMES.get)
+def test_a_mig_instance_without_a_name_keeps_its_memory(code: int) -> None:
+    """The name of an instance fails by itself."""
+
+    class Nameless(FakeNvml):
+        def nvmlDeviceGetName(self, handle: tuple[FakeGpu, int | None]) -> object:  # noqa: N802 - NVML's name
+            if handle[1] is not None:
+                raise self.NVMLError(code)
+            return super().nvmlDeviceGetName(handle)
+
+    device = read_nvidia(Nameless(FakeGpu(mig_instances=((10 * GIB, GIB),)))).devices[0]
+    assert device.name == "NVIDIA Invented 24GB"
+    assert device.mig_instances == (MigInstance(0, None, 10 * GIB, 9 * GIB),)
+    assert device.total_memory == 10 * GIB
+    assert any(note.startswith("name of MIG instance 0") for note in device.notes)
 
 
 def test_mig_without_an_instance_has_no_memory_to_use() -> None:
@@ -400,7 +595,7 @@ def test_the_real_library_is_survived() -> None:
 def test_the_fake_has_what_pynvml_has() -> None:
     """Every method of the fake is a function of the real bindings."""
     methods = [name for name in dir(FakeNvml) if name.startswith("nvml")]
-    assert len(methods) == 18
+    assert len(methods) == 27
     for name in methods:
         assert callable(getattr(pynvml, name)), name
 
@@ -419,3 +614,62 @@ def test_the_fake_refuses_a_card_that_does_not_exist() -> None:
     nvml.nvmlInit()
     with pytest.raises(pynvml.NVMLError_InvalidArgument):
         nvml.nvmlDeviceGetHandleByIndex(1)
+
+
+def recorder() -> ModuleType:
+    """The script that records a real machine."""
+    path = Path(__file__).with_name("record_nvml.py")
+    specification = importlib.util.spec_from_file_location("record_nvml", path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_a_recording_answers_as_the_machine_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Errors, bytes, structures, processes and MIG instances come back as they were."""
+    nvml = FakeNvml(
+        FakeGpu(name=b"a card", processes=((5, GIB), (6, None)), ecc=True),
+        FakeGpu(
+            mig_instances=((10 * GIB, GIB), (20 * GIB, 3 * GIB)),
+            failures={"nvmlDeviceGetPowerUsage": 4, "nvmlDeviceGetTemperature": 15},
+        ),
+        FakeGpu(failures={"nvmlDeviceGetMemoryInfo": 3}),
+    )
+    script = recorder()
+    monkeypatch.setattr(script, "pynvml", nvml)
+    with nvml_session(nvml):
+        reading = script.reading()
+    path = tmp_path / "recording.json"
+    path.write_text(json.dumps({"format": 1, "about": {}, "readings": {"idle": reading}}))
+    recorded = FakeNvml.from_recording(path)
+    assert read_nvidia(recorded) == read_nvidia(nvml)
+    assert sample_nvidia(recorded) == sample_nvidia(nvml)
+    assert recorded.sessions == 0
+    with pytest.raises(ValueError, match="no reading 'busy', only idle"):
+        FakeNvml.from_recording(path, "busy")
+    path.write_text('{"format": 0}')
+    with pytest.raises(ValueError, match="no recording of format 1"):
+        FakeNvml.from_recording(path)
+
+
+def test_a_recording_names_no_device() -> None:
+    """What identifies one card is masked, and its shape stays."""
+    masked = recorder().masked
+    assert masked("GPU-1a2b3c4d-aaaa-2222-3333-444455556666") == (
+        "GPU-00000000-0000-0000-0000-000000000000"
+    )
+    assert masked("MIG-1a2b3c4d-aaaa-2222-3333-444455556666").endswith("-000000000000")
+    assert masked("00000000:1A:00.0") == "00000000:00:00.0"
+    assert masked("NVIDIA H100 80GB HBM3") == "NVIDIA H100 80GB HBM3"
+
+
+def test_the_recorder_asks_what_we_ask() -> None:
+    """Every function that the profile, the sampler and the energy meter call is recorded."""
+    script = recorder()
+    asked = {call[0] for call in script.CARD + script.SYSTEM}
+    ours = set(FIELDS) | set(SAMPLED) | {"nvmlDeviceGetTotalEnergyConsumption"}
+    assert ours | {"nvmlSystemGetDriverVersion", "nvmlDeviceGetCount"} <= asked

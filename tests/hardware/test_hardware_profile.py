@@ -57,9 +57,13 @@ def test_the_real_machine(tmp_path: Path) -> None:
     assert profile.memory_bandwidth is not None
     assert HardwareType.CPU in profile.devices
     assert [path.name for path in tmp_path.iterdir()] == [
-        f"bandwidth-{replace(profile, gpu_devices=(), npu_devices=()).fingerprint}.json"
+        f"speed-{replace(profile, gpu_devices=(), npu_devices=()).fingerprint}.json"
     ]
-    assert HardwareProfile.detect(cache_dir=tmp_path).memory_bandwidth == profile.memory_bandwidth
+    assert profile.matrix_speed is not None
+    again = HardwareProfile.detect(cache_dir=tmp_path)
+    # Load from others makes a machine look slower, so that what is remembered never falls.
+    assert again.memory_bandwidth is not None
+    assert again.memory_bandwidth >= profile.memory_bandwidth
 
 
 def test_detecting_writes_nothing_without_a_cache(tmp_path: Path) -> None:
