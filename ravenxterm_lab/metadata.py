@@ -17,6 +17,7 @@ __all__ = [
     "HardwareType",
     "ModelMetadata",
     "ModelType",
+    "NetworkShape",
     "WeightLayout",
     "total_bytes",
 ]
@@ -81,6 +82,40 @@ class AttentionGeometry:
     def layers(self) -> int:
         """Number of layers."""
         return len(self.heads_kv)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkShape:
+    """What a network computes for one token, beside its cache: widths in elements.
+
+    Attributes
+    ----------
+    heads : int
+        Query heads of the layer that has most.
+    query_elements, value_elements : int
+        The queries of one token, and what its attention yields, over all heads.
+    feed_forward : int
+        Inner width of the widest dense feed-forward part; 0 without one.
+    gated : bool
+        Whether a gate of the same width is multiplied into it.
+    fused_projection : bool
+        Whether one matrix makes query, key and value.
+    expert_feed_forward, shared_feed_forward : int
+        Inner width of one routed expert, and of the shared ones together.
+    recurrent_inner, recurrent_channels : int
+        Inner width of a recurrent layer, and the channels of its convolution.
+    """
+
+    heads: int
+    query_elements: int
+    value_elements: int
+    feed_forward: int
+    gated: bool = True
+    fused_projection: bool = False
+    expert_feed_forward: int = 0
+    shared_feed_forward: int = 0
+    recurrent_inner: int = 0
+    recurrent_channels: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +217,8 @@ class ModelMetadata:
         For models with a KV cache.
     weight_layout : WeightLayout or None
         Where the bytes of the weights are, if the format tells.
+    network : NetworkShape or None
+        What it computes for one token, if the format tells.
     embedding_length, vocabulary_size : int or None
         Width of the hidden state; number of tokens.
     companions : tuple of Path
@@ -217,6 +254,7 @@ class ModelMetadata:
     tensor_bytes: Mapping[str, int] = field(default_factory=dict, hash=False)
     attention: AttentionGeometry | None = None
     weight_layout: WeightLayout | None = None
+    network: NetworkShape | None = None
     embedding_length: int | None = None
     vocabulary_size: int | None = None
     companions: tuple[Path, ...] = ()

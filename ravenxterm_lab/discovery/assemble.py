@@ -201,6 +201,7 @@ def build_model(
         tensor_bytes=dict(facts.tensor_bytes),
         attention=facts.attention,
         weight_layout=facts.weight_layout,
+        network=facts.network,
         embedding_length=facts.embedding_length,
         vocabulary_size=facts.vocabulary_size,
         companions=companions,

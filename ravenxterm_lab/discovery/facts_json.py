@@ -11,7 +11,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from ravenxterm_lab.metadata import AttentionGeometry, ModelType, WeightLayout
+from ravenxterm_lab.metadata import AttentionGeometry, ModelType, NetworkShape, WeightLayout
 from ravenxterm_lab.readers import FACTS_VERSION, READERS, FileFacts, TensorSignature, limits
 from ravenxterm_lab.readers.onnx import safe_relative_name
 from ravenxterm_lab.readers.text import clean
@@ -30,7 +30,8 @@ FORMAT = hashlib.blake2b(
         (
             FACTS_VERSION,
             [type(reader).__name__ for reader in READERS],
-            [field.name for kind in (FileFacts, AttentionGeometry, WeightLayout, TensorSignature)
+            [field.name for kind in (FileFacts, AttentionGeometry, WeightLayout, NetworkShape,
+                                     TensorSignature)
              for field in dataclasses.fields(kind)],
         )
     ).encode(),
@@ -91,7 +92,7 @@ def decode(document: object) -> Facts:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, (AttentionGeometry, WeightLayout, TensorSignature)):
+    if isinstance(value, (AttentionGeometry, WeightLayout, NetworkShape, TensorSignature)):
         return {one.name: _plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
@@ -165,6 +166,18 @@ def _weights(value: object) -> WeightLayout:
     return WeightLayout(**{name: _WEIGHTS[name](item) for name, item in value.items()})
 
 
+def _network(value: object) -> NetworkShape:
+    if not isinstance(value, dict) or value.keys() != _NETWORK.keys():
+        raise ValueError("no shape of a network")
+    return NetworkShape(**{name: _NETWORK[name](item) for name, item in value.items()})
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("no flag")  # noqa: TRY004 - as above
+    return value
+
+
 def _signatures(value: object) -> tuple[TensorSignature, ...]:
     return tuple(_signature(item) for item in _list(value))
 
@@ -205,6 +218,10 @@ _WEIGHTS: dict[str, Callable[[object], Any]] = {
     "experts": _optional(_pair),
     "matrix_bytes": _sizes,
 }
+_NETWORK: dict[str, Callable[[object], Any]] = {
+    field.name: _flag if field.name in ("gated", "fused_projection") else _number
+    for field in dataclasses.fields(NetworkShape)
+}
 _BY_FIELD: dict[str, Callable[[object], Any]] = {
     "model_type": lambda value: ModelType(_text(value)),
     "kind": _text,
@@ -214,6 +231,7 @@ _BY_FIELD: dict[str, Callable[[object], Any]] = {
     "split": _optional(_pair),
     "attention": _optional(_attention),
     "weight_layout": _optional(_weights),
+    "network": _optional(_network),
     "tensor_bytes": _sizes,
     "external": _names,
     "inputs": _signatures,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from ravenxterm_lab.metadata import AttentionGeometry, ModelType, WeightLayout
+    from ravenxterm_lab.metadata import AttentionGeometry, ModelType, NetworkShape, WeightLayout
 
 __all__ = ["FACTS_VERSION", "FileFacts", "Reader", "TensorSignature", "active_parameters"]
 
@@ -84,6 +84,7 @@ class FileFacts:
     attention : AttentionGeometry or None
     weight_layout : WeightLayout or None
         Where the bytes of this file's tensors are.
+    network : NetworkShape or None
     task_types : tuple of str
     expert_parameter_count : int
         Elements in the routed experts' tensors.
@@ -120,6 +121,7 @@ class FileFacts:
     context_length: int | None = None
     attention: AttentionGeometry | None = None
     weight_layout: WeightLayout | None = None
+    network: NetworkShape | None = None
     embedding_length: int | None = None
     vocabulary_size: int | None = None
     task_types: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ from ravenxterm_lab.readers import limits
 from ravenxterm_lab.readers.base import FileFacts, Reader, active_parameters
 from ravenxterm_lab.readers.binary import shown
 from ravenxterm_lab.readers.gguf_attention import ENCODERS, ArchitectureKeys, attention_geometry
-from ravenxterm_lab.readers.gguf_layout import LayoutTally
+from ravenxterm_lab.readers.gguf_layout import LayoutTally, network_shape
 from ravenxterm_lab.readers.gguf_types import TENSOR_TYPES, quantization_of
 from ravenxterm_lab.readers.text import clean
 
@@ -347,6 +347,7 @@ def _facts(
         context_length=keys.integer("context_length", 2**40),
         attention=attention,
         weight_layout=tally.layout.layout(experts),
+        network=network_shape(keys, tally.layout),
         embedding_length=keys.integer("embedding_length"),
         vocabulary_size=vocabulary,
         task_types=_tasks(keys, values, attention is not None) if kind == "model" else (),

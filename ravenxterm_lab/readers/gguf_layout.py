@@ -11,13 +11,15 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ravenxterm_lab.metadata import WeightLayout
+from ravenxterm_lab.metadata import NetworkShape, WeightLayout
 from ravenxterm_lab.readers import limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["LayoutTally", "joined"]
+    from ravenxterm_lab.readers.gguf_attention import ArchitectureKeys
+
+__all__ = ["LayoutTally", "joined", "network_shape"]
 
 _LAYER = re.compile(r"(?:enc\.|dec\.)?blk\.(\d{1,5})\.")
 _EMBEDDING = "token_embd.weight"
@@ -32,6 +34,10 @@ _INPUT = (
 # Parts of a multimodal model that stand in the same file: another engine's graph uses them.
 _OTHER = ("v.", "mm.", "a.", "s.", "resampler.", "mtp.", "vision.")
 _EXPERTS = "_exps."
+_UP = (".ffn_up.", ".ffn_up_exps.")
+_GATE = (".ffn_gate.", ".ffn_gate_exps.")
+_FUSED = ".attn_qkv."
+_WIDTH = 2**24
 # Rows are interleaved by eight.
 _INTERLEAVED = 8
 
@@ -44,7 +50,7 @@ class LayoutTally:
     """
 
     __slots__ = ("_embedding", "_experts", "_head", "_input", "_layers", "_matrices",
-                 "_other", "_output", "_whole")  # fmt: skip
+                 "_other", "_gates", "_output", "_ups", "_whole", "fused")  # fmt: skip
 
     def __init__(self) -> None:
         self._embedding: tuple[str, int] | None = None
@@ -54,6 +60,8 @@ class LayoutTally:
         self._experts: list[int] = []
         self._matrices: dict[str, int] = {}
         self._whole = True
+        self._ups = self._gates = 0
+        self.fused = False
 
     def add(self, name: str, shape: Sequence[int], kind: str, length: int) -> None:
         """Count one tensor of ``length`` bytes."""
@@ -82,6 +90,10 @@ class LayoutTally:
             self._layers.extend([0] * missing)
             self._experts.extend([0] * missing)
         self._layers[layer] += length
+        end = name[name.rfind(".ffn") :]
+        self._ups += end.startswith(_UP)
+        self._gates += end.startswith(_GATE)
+        self.fused = self.fused or _FUSED in name
         routed = _EXPERTS in name
         if routed:
             self._experts[layer] += length
@@ -90,6 +102,11 @@ class LayoutTally:
             dimensions -= 1
         if dimensions == (3 if routed else 2) and shape[1] % _INTERLEAVED == 0:
             self._matrices[kind] = self._matrices.get(kind, 0) + length
+
+    @property
+    def gated(self) -> bool:
+        """Whether a gate is multiplied into the feed-forward part, as far as was seen."""
+        return bool(self._gates) or not self._ups
 
     def skip(self) -> None:
         """Take note of a tensor whose size is not known: there is no layout then."""
@@ -118,6 +135,53 @@ class LayoutTally:
             experts=experts,
             matrix_bytes=self._matrices,
         )
+
+
+def network_shape(keys: ArchitectureKeys, tally: LayoutTally) -> NetworkShape | None:
+    """Return what the network computes for one token; None where a needed key is missing.
+
+    Parameters
+    ----------
+    keys : ArchitectureKeys
+    tally : LayoutTally
+        After all tensors were added.
+    """
+    layers = keys.integer("block_count", limits.LAYERS)
+    width = keys.integer("embedding_length", _WIDTH)
+    if not layers or not width:
+        return None
+    heads = max(keys.per_layer("attention.head_count", layers) or (0,))
+    if heads > _WIDTH:
+        return None
+    default = width // heads if heads else 0
+
+    def longest(name: str) -> int:
+        stated = (keys.integer(f"attention.{name}{end}", _WIDTH) for end in ("", "_swa"))
+        return max((value for value in stated if value is not None), default=default)
+
+    inner = keys.integer("ssm.inner_size", _WIDTH) or 0
+    spread = (keys.integer("ssm.group_count", _WIDTH) or 0) * (
+        keys.integer("ssm.state_size", _WIDTH) or 0
+    )
+    expert = max(keys.per_layer("expert_feed_forward_length", layers) or (0,))
+    shared = keys.integer("expert_shared_feed_forward_length", _WIDTH)
+    if shared is None:
+        shared = (keys.integer("expert_shared_count", 64) or 0) * min(expert, _WIDTH)
+    forward = max(keys.per_layer("feed_forward_length", layers) or (0,))
+    if not expert and keys.integer("expert_count"):
+        expert, forward = forward, 0
+    return NetworkShape(
+        heads=heads,
+        query_elements=heads * longest("key_length"),
+        value_elements=heads * longest("value_length"),
+        feed_forward=min(forward, _WIDTH),
+        gated=tally.gated,
+        fused_projection=tally.fused,
+        expert_feed_forward=min(expert, _WIDTH),
+        shared_feed_forward=shared,
+        recurrent_inner=inner,
+        recurrent_channels=min(inner + 2 * spread, _WIDTH) if inner else 0,
+    )
 
 
 def joined(parts: Sequence[WeightLayout | None]) -> WeightLayout | None:
