@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 __all__ = ["ROWS_OF", "VIEWS", "check_statement", "names_rollups", "one_line"]
 
 #: The views of ``views.sql``.
-VIEWS = ("catalogue", "hardware", "hourly", "judgements", "last_24h", "model_stats", "scanned")
+VIEWS = (
+    "calibration",
+    "catalogue",
+    "hardware",
+    "hourly",
+    "judgements",
+    "last_24h",
+    "model_stats",
+    "scanned",
+)
 
 #: Tables whose rows a view shows as they are, and that view.
 ROWS_OF = {

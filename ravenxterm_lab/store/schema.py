@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 #: The highest number among ``migrations/*.sql``.
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 #: The most that one event may hold beside its fixed fields (bytes).
 MAX_PAYLOAD = 16 * 1024 * 1024
@@ -163,7 +163,8 @@ TABLES: Mapping[str, Table] = MappingProxyType(
             5,
             "execution VARCHAR; model VARCHAR; fingerprint VARCHAR; task VARCHAR; "
             "quantity VARCHAR; tier VARCHAR; predicted DOUBLE; low DOUBLE; high DOUBLE; "
-            "actual DOUBLE",
+            "actual DOUBLE; engine VARCHAR; device VARCHAR; settings VARCHAR; hardware VARCHAR; "
+            "level DOUBLE; spread DOUBLE; verdict VARCHAR; failure VARCHAR; basis JSON",
         ),
         "hardware_samples": _table(
             6,

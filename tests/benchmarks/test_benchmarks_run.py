@@ -29,6 +29,7 @@ TINY = {
             "4 models",
         ],
     ),
+    "bench_speed.py": (["--help"], ["usage"]),
     "bench_soak.py": (
         ["--rate", "500", "--seconds", "1", "--writers", "2", "--readers", "1", "--rows", "1000"],
         [
