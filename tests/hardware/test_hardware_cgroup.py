@@ -332,3 +332,51 @@ def test_this_process_lies_in_a_group_that_exists() -> None:
     if reading.memory is not None:
         assert reading.memory.limit > 0
         assert reading.memory.path.is_dir()
+
+
+def swap_of(root: Path, total: int, free: int) -> None:
+    write(
+        root / "proc/meminfo",
+        f"MemTotal: 8388608 kB\nMemAvailable: 8388608 kB\n"
+        f"SwapTotal: {total // 1024} kB\nSwapFree: {free // 1024} kB",
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "expected"),
+    [
+        ("max", 0, (4 * GIB, 3 * GIB)),
+        (8 * GIB, 0, (4 * GIB, 3 * GIB)),
+        (GIB, GIB // 4, (GIB, GIB - GIB // 4)),
+        (GIB, "cannot be read", (GIB, GIB)),
+        (0, 0, (0, 0)),
+    ],
+)
+def test_the_swap_of_a_v2_group(
+    tmp_path: Path, limit: object, used: object, expected: tuple[int, int]
+) -> None:
+    """A container often has no swap, or less, than its machine; that it is so is told."""
+    base = v2(tmp_path)
+    swap_of(tmp_path, 4 * GIB, 3 * GIB)
+    write(base / "memory.swap.max", limit)
+    write(base / "memory.swap.current", used)
+    memory = read_memory(tmp_path)
+    assert (memory.swap_total, memory.swap_free) == expected
+    told = [note for note in memory.notes if "swap" in note and "the machine has 4.0 GiB" in note]
+    assert len(told) == (1 if expected[0] < 4 * GIB else 0)
+    if expected[0] == 0:
+        assert "allows this process no swap" in told[0]
+
+
+def test_the_swap_of_a_v1_group(tmp_path: Path) -> None:
+    """Version 1 limits memory and swap together: the difference is what may be swapped."""
+    base = v1(tmp_path) / "memory"
+    swap_of(tmp_path, 4 * GIB, 4 * GIB)
+    write(base / "memory.limit_in_bytes", 2 * GIB)
+    write(base / "memory.memsw.limit_in_bytes", 3 * GIB)
+    write(base / "memory.usage_in_bytes", GIB)
+    write(base / "memory.stat", f"total_inactive_file 0\ntotal_swap {GIB // 2}")
+    memory = read_memory(tmp_path)
+    assert (memory.total, memory.swap_total, memory.swap_free) == (2 * GIB, GIB, GIB // 2)
+    write(base / "memory.memsw.limit_in_bytes", 9223372036854771712)
+    assert read_memory(tmp_path).swap_total == 4 * GIB

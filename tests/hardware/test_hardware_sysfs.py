@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ravenxterm_lab.hardware import GpuProcess
 from ravenxterm_lab.hardware.amd import read_sysfs_gpus
 from ravenxterm_lab.hardware.npu import apple_gpu, read_npus
 from ravenxterm_lab.metadata import HardwareType
@@ -36,6 +37,13 @@ def amd(root: Path, number: int = 0, **changes: object) -> Path:
         "hwmon/hwmon3/power1_cap": 263000000,
         "hwmon/hwmon3/temp1_input": 47000,
         "unique_id": "0123456789abcdef",
+        "pp_dpm_sclk": "0: 500Mhz \n1: 1900Mhz *\n2: 2482Mhz ",
+        "pp_dpm_mclk": "0: 96Mhz *\n1: 456Mhz \n2: 1249Mhz ",
+        "current_link_speed": "2.5 GT/s PCIe",
+        "current_link_width": 8,
+        "max_link_speed": "16.0 GT/s PCIe",
+        "max_link_width": 16,
+        "drm/renderD128/dev": "226:128",
     }
     return card(root, number, {**files, **changes})
 
@@ -65,6 +73,8 @@ def test_an_amd_card_as_recorded(tmp_path: Path) -> None:
         ("hwmon/hwmon3/power1_average", "power"),
         ("hwmon/hwmon3/power1_cap", "power_limit"),
         ("hwmon/hwmon3/temp1_input", "temperature"),
+        ("pp_dpm_sclk", "core_clock"),
+        ("pp_dpm_mclk", "memory_clock"),
     ],
 )
 @pytest.mark.parametrize("how", ["absent", "nonsense", "unreadable"])
@@ -84,9 +94,54 @@ def test_each_file_can_be_missing_by_itself(
     (broken,) = read_sysfs_gpus(tmp_path / "broken")
     assert getattr(broken, field) is None
     assert any(note.startswith(f"{field}: not available") for note in broken.notes)
-    for other in ("total_memory", "utilization", "power", "power_limit", "temperature"):
+    for other in (
+        "total_memory", "utilization", "power", "power_limit", "temperature", "core_clock",
+        "memory_clock", "pcie_generation", "pcie_width", "uuid",
+    ):  # fmt: skip
         if other != field:
             assert getattr(broken, other) == getattr(whole, other)
+
+
+def test_clocks_and_links_of_an_amd_card(tmp_path: Path) -> None:
+    """The highest level and the one with the star; the link's generation from its transfers."""
+    device = amd(tmp_path)
+    (gpu,) = read_sysfs_gpus(tmp_path)
+    assert (gpu.core_clock, gpu.core_clock_now) == (2482.0, 1900.0)
+    assert (gpu.memory_clock, gpu.memory_clock_now) == (1249.0, 96.0)
+    assert (gpu.pcie_generation, gpu.pcie_width) == (1, 8)
+    assert (gpu.pcie_generation_max, gpu.pcie_width_max) == (4, 16)
+    assert gpu.bus_width is None
+    assert any(note.startswith("bus_width, processes: not available") for note in gpu.notes)
+    (device / "current_link_speed").write_text("Unknown\n")
+    (device / "pp_dpm_sclk").write_text("0: 500Mhz\n")
+    (gpu,) = read_sysfs_gpus(tmp_path)
+    assert (gpu.pcie_generation, gpu.pcie_width) == (None, 8)
+    assert any(note.startswith("pcie (current): not available") for note in gpu.notes)
+    assert (gpu.core_clock, gpu.core_clock_now) == (500.0, None)
+
+
+def test_the_compute_driver_tells_the_bus_and_who_holds_memory(tmp_path: Path) -> None:
+    """KFD's node is found by the render node; a CPU's node and another GPU's are passed over."""
+    amd(tmp_path)
+    kfd = tmp_path / "sys/class/kfd/kfd"
+    for number, gpu_id, minor, width in (
+        (0, 0, 0, 64),
+        (1, 777, 129, 4096),
+        (2, 4321, 128, 384),
+    ):
+        node = kfd / f"topology/nodes/{number}"
+        (node / "mem_banks/0").mkdir(parents=True)
+        (node / "gpu_id").write_text(f"{gpu_id}\n")
+        (node / "properties").write_text(f"cpu_cores_count 0\ndrm_render_minor {minor}\n")
+        (node / "mem_banks/0/properties").write_text(f"heap_type 1\nwidth {width}\n")
+    for pid, held in ((100, 1 << 20), (200, 1 << 30), ("other", 5)):
+        (kfd / f"proc/{pid}").mkdir(parents=True)
+        (kfd / f"proc/{pid}/vram_4321").write_text(f"{held}\n")
+        (kfd / f"proc/{pid}/vram_777").write_text("9\n")
+    (gpu,) = read_sysfs_gpus(tmp_path)
+    assert gpu.bus_width == 384
+    assert gpu.processes == (GpuProcess(200, 1 << 30), GpuProcess(100, 1 << 20))
+    assert not any(note.startswith("bus_width") for note in gpu.notes)
 
 
 def test_newer_cards_tell_the_instant_power(tmp_path: Path) -> None:
