@@ -7,6 +7,7 @@ nothing of us still catches the right thing::
     ├── ConfigurationError        (ValueError)     a path or an environment variable is unusable
     ├── PreferenceError           (ValueError)     a preference has a bad name or value
     ├── RequirementError          (ValueError)     a task requirement has a bad name or value
+    ├── HardwareError             (ValueError)     a simulated machine or an interval is unusable
     ├── MetricError               (ValueError)     a metric has a bad value; nothing was written
     ├── ModelFileError            (ValueError)     a file is not what its format says it is
     ├── UnknownModelError         (LookupError)    no model, and no history, of that name
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ConfigurationError",
     "FailureKind",
+    "HardwareError",
     "MetricError",
     "MissingPackageError",
     "ModelFileError",
@@ -62,6 +64,10 @@ class PreferenceError(RavenXTermError, ValueError):
 
 class RequirementError(RavenXTermError, ValueError):
     """A task or one of its requirements has an unknown name or a bad value."""
+
+
+class HardwareError(RavenXTermError, ValueError):
+    """A machine to simulate cannot be understood, or a monitor cannot be set up as asked."""
 
 
 class MetricError(RavenXTermError, ValueError):

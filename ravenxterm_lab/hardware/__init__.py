@@ -16,6 +16,7 @@ from ravenxterm_lab.hardware.devices import (
     NpuDevice,
 )
 from ravenxterm_lab.hardware.fake_nvml import FakeGpu, FakeNvml
+from ravenxterm_lab.hardware.known_gpus import KnownGpu, KnownGpus
 from ravenxterm_lab.hardware.matrix import MatrixMeasurement, measure_matrix_speed
 from ravenxterm_lab.hardware.monitor import HardwareSample, take_sample
 from ravenxterm_lab.hardware.nvidia import NvidiaReading, gpu_bandwidth, read_nvidia
@@ -36,6 +37,8 @@ __all__ = [
     "GpuSample",
     "HardwareProfile",
     "HardwareSample",
+    "KnownGpu",
+    "KnownGpus",
     "MatrixMeasurement",
     "MemoryLimit",
     "MigInstance",

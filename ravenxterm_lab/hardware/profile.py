@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from ravenxterm_lab.hardware.amd import read_sysfs_gpus
 from ravenxterm_lab.hardware.cgroup import read_cgroup
 from ravenxterm_lab.hardware.cpu import read_cpu
+from ravenxterm_lab.hardware.known_gpus import KnownGpus, known_gpus, with_data_sheet
 from ravenxterm_lab.hardware.memory import read_memory
 from ravenxterm_lab.hardware.npu import apple_gpu, read_npus
 from ravenxterm_lab.hardware.nvidia import read_nvidia
 from ravenxterm_lab.hardware.show import as_card
+from ravenxterm_lab.hardware.simulate import simulated_facts
 from ravenxterm_lab.hardware.speed import machine_speed
 from ravenxterm_lab.hardware.topology import CpuCache, NumaNode, read_numa
 from ravenxterm_lab.metadata import HardwareType
@@ -71,6 +73,8 @@ class HardwareProfile(Displayed):
         All that the kernel lists.
     notes : tuple of str
         What could not be read, why, and the remedy.
+    source : str
+        ``"detected"`` or ``"simulated"``.
     root : Path
         The file system that was read; ``/`` except in tests.
 
@@ -100,6 +104,7 @@ class HardwareProfile(Displayed):
     gpu_devices: tuple[GpuDevice, ...] = ()
     npu_devices: tuple[NpuDevice, ...] = ()
     notes: tuple[str, ...] = ()
+    source: str = "detected"
     root: Path = field(default=Path("/"), repr=False, compare=False)
 
     @classmethod
@@ -152,7 +157,7 @@ class HardwareProfile(Displayed):
             swap_free=memory.swap_free,
             caches=cpu.caches,
             numa_nodes=nodes,
-            gpu_devices=tuple(gpus),
+            gpu_devices=tuple(with_data_sheet(gpu) for gpu in gpus),
             npu_devices=npus,
             notes=(
                 *cpu.notes,
@@ -183,6 +188,38 @@ class HardwareProfile(Displayed):
             notes=(*profile.notes, *notes),
         )
 
+    @classmethod
+    def simulate(cls, description: str) -> HardwareProfile:
+        """Return the profile of a machine that is not here, such as one to be bought.
+
+        It can be used wherever a profile can; what was never measured is None.
+
+        Parameters
+        ----------
+        description : str
+            Parts between commas: GPUs or a chip of `known_gpus`, with a count before and the
+            memory behind; the system's memory; cores; "DDR5-5600" with a number of channels
+            (two when left out); a name after "CPU". GB are read as GiB, as memory is sold.
+
+        Raises
+        ------
+        HardwareError
+            (A ``ValueError``.) On a part that is not known; it suggests the nearest name.
+
+        Examples
+        --------
+        >>> machine = HardwareProfile.simulate("2x RTX 3090, 128 GiB RAM, DDR4-3200")
+        >>> total, _ = machine.memory_for("cuda")
+        >>> total // 1024**3, machine.memory_bandwidth / 1e9
+        (48, 51.2)
+        """
+        return cls(**simulated_facts(description))
+
+    @staticmethod
+    def known_gpus() -> KnownGpus:
+        """Return the GPUs and chips that `simulate` knows, with the source of each."""
+        return known_gpus()
+
     @property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that stay the same while the hardware does.
@@ -191,7 +228,7 @@ class HardwareProfile(Displayed):
         nearest 256 MiB, since a kernel update moves it by a little) and the devices; never
         from loads, clocks, driver versions or free memory.
         """
-        facts = {
+        facts: dict[str, Any] = {
             "cpu": [self.cpu_architecture, self.cpu_name, self.cpu_cores, self.cpu_threads],
             "instructions": list(self.instruction_sets),
             "memory": round(self.total_memory / _QUARTER_GIB),
@@ -201,6 +238,8 @@ class HardwareProfile(Displayed):
             ],
             "npus": [[npu.name, npu.driver] for npu in self.npu_devices],
         }
+        if self.source != "detected":
+            facts["source"] = self.source
         text = json.dumps(facts, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
@@ -260,7 +299,14 @@ class HardwareProfile(Displayed):
         ----------
         nvml : object, optional
             Stands in for ``pynvml``.
+
+        Returns
+        -------
+        HardwareProfile
+            A simulated one is returned as it is: there is no machine to look at.
         """
+        if self.source == "simulated":
+            return self
         memory = read_memory(self.root)
         notes = list(self.notes)
         gpus: list[GpuDevice] = []
@@ -268,7 +314,7 @@ class HardwareProfile(Displayed):
         if nvidia:
             reading = read_nvidia(nvml)
             if len(reading.devices) == len(nvidia):
-                gpus += reading.devices
+                gpus += (with_data_sheet(gpu) for gpu in reading.devices)
             else:
                 gpus += [_stale(gpu) for gpu in nvidia]
                 reason = " ".join(reading.notes) or f"NVML now lists {len(reading.devices)}."
@@ -276,7 +322,7 @@ class HardwareProfile(Displayed):
         rest = [gpu for gpu in self.gpu_devices if gpu.hardware is not HardwareType.CUDA]
         if rest:
             again = {gpu.index: gpu for gpu in read_sysfs_gpus(self.root, len(nvidia))}
-            gpus += [again.get(gpu.index, gpu) for gpu in rest]
+            gpus += [with_data_sheet(again.get(gpu.index, gpu)) for gpu in rest]
         return replace(
             self,
             total_memory=memory.total,

@@ -20,16 +20,19 @@ _MOST = 6
 
 def as_card(profile: HardwareProfile) -> Card:
     """Return the profile as a card: the machine, each GPU, and what could not be read."""
-    tables = [Table(["machine", "what this process may use"], _rows(profile))]
-    tables += [_gpu_table(gpu) for gpu in profile.gpu_devices]
+    simulated = profile.source == "simulated"
+    what = "what it has" if simulated else "what this process may use"
+    tables = [Table(["machine", what], _rows(profile))]
+    tables += [_gpu_table(gpu, simulated=simulated) for gpu in profile.gpu_devices]
     notes = _notes(profile)
     if notes:
         tables.append(Table(["notes"], [[note] for note in notes]))
-    return Card("Hardware", "", tables)
+    return Card("Simulated hardware" if simulated else "Hardware", "", tables)
 
 
 def _rows(profile: HardwareProfile) -> list[tuple[str, str]]:
     free, total = format_bytes(profile.available_memory), format_bytes(profile.total_memory)
+    memory = f"{free} free of {total} (limit: {profile.memory_limit_source})"
     cores = format_number(profile.cpu_cores, "core")
     threads = format_number(profile.cpu_threads, "thread")
     rows = [
@@ -38,7 +41,7 @@ def _rows(profile: HardwareProfile) -> list[tuple[str, str]]:
         ("Instructions", " ".join(profile.instruction_sets) or _NOT_AVAILABLE),
         ("Caches", ", ".join(_cache(cache) for cache in profile.caches) or _NOT_AVAILABLE),
         ("Matrix speed", _matrix(profile)),
-        ("Memory", f"{free} free of {total} (limit: {profile.memory_limit_source})"),
+        ("Memory", total if profile.source == "simulated" else memory),
         ("Bandwidth", _per_second(profile.memory_bandwidth)),
         ("Swap", _swap(profile)),
     ]
@@ -84,12 +87,12 @@ def _numa(node: NumaNode) -> str:
     return f"{format_bytes(node.total_memory)}, {cpus}"
 
 
-def _gpu_table(gpu: GpuDevice) -> Table:
+def _gpu_table(gpu: GpuDevice, *, simulated: bool) -> Table:
     rows = [
         ("Memory", _gpu_memory(gpu)),
         ("Bandwidth", f"at most {_per_second(gpu.memory_bandwidth)}" if gpu.memory_bandwidth
          else _NOT_AVAILABLE),
-        ("Matrix speed", "not told by the driver" if gpu.matrix_speed is None
+        ("Matrix speed", "not known" if gpu.matrix_speed is None
          else f"{format_flops(gpu.matrix_speed)} in float16, dense (data sheet)"),
         ("Kind", ", ".join(filter(None, [
             gpu.hardware.value,
@@ -97,22 +100,29 @@ def _gpu_table(gpu: GpuDevice) -> Table:
             gpu.compute_capability and "compute {}.{}".format(*gpu.compute_capability),
             gpu.driver_version and f"driver {gpu.driver_version}",
         ]))),
-        ("Load", _NOT_AVAILABLE if gpu.utilization is None else f"{gpu.utilization:.0%} busy"),
-        ("Power", _of(gpu.power, gpu.power_limit, "W")),
-        ("Temperature", _NOT_AVAILABLE if gpu.temperature is None
-         else f"{gpu.temperature:.0f} °C"),
-        ("Core clock", _of(gpu.core_clock_now, gpu.core_clock, "MHz")),
-        ("Memory clock", _of(gpu.memory_clock_now, gpu.memory_clock, "MHz")),
         ("Memory bus", _NOT_AVAILABLE if gpu.bus_width is None else f"{gpu.bus_width} bits"),
-        ("PCIe", _pcie(gpu)),
-        ("Processes", _processes(gpu)),
     ]  # fmt: skip
+    if not simulated:
+        rows += _loads(gpu)
     if gpu.ecc:
         rows.append(("ECC", "on"))
     for item in gpu.mig_instances:
         memory = _free_of(item.available_memory, item.total_memory)
         rows.append((f"MIG instance {item.index}", f"{item.name or 'name not told'}: {memory}"))
     return Table([f"GPU {gpu.index}", gpu.name or "name not told"], rows)
+
+
+def _loads(gpu: GpuDevice) -> list[tuple[str, str]]:
+    return [
+        ("Load", _NOT_AVAILABLE if gpu.utilization is None else f"{gpu.utilization:.0%} busy"),
+        ("Power", _of(gpu.power, gpu.power_limit, "W")),
+        ("Temperature", _NOT_AVAILABLE if gpu.temperature is None
+         else f"{gpu.temperature:.0f} °C"),
+        ("Core clock", _of(gpu.core_clock_now, gpu.core_clock, "MHz")),
+        ("Memory clock", _of(gpu.memory_clock_now, gpu.memory_clock, "MHz")),
+        ("PCIe", _pcie(gpu)),
+        ("Processes", _processes(gpu)),
+    ]  # fmt: skip
 
 
 def _gpu_memory(gpu: GpuDevice) -> str:
