@@ -8,6 +8,7 @@ Source: https://flatbuffers.dev/internals/
 from __future__ import annotations
 
 import struct
+import sys
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.readers import limits
@@ -23,6 +24,8 @@ _U16 = struct.Struct("<H")
 _I32 = struct.Struct("<i")
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
+#: Bytes of memory, at most, of a number in a tuple.
+_NUMBER_BYTES = 48
 
 
 class FlatBuffer:
@@ -109,6 +112,7 @@ class FlatBuffer:
         raw = self.window.read(self.within(pos, size), size)
         fields = struct.unpack(f"<{size // 2}H", raw)[1:]
         if len(self._vtables) < limits.FLAT_VTABLES:
+            self.window.keep(_NUMBER_BYTES * size // 2)
             self._vtables[pos] = fields
         return fields
 
@@ -174,12 +178,12 @@ class Table:
         return None if pos is None else self.buffer.vector(self.buffer.follow(pos), width)
 
     def integers(self, field: int, most: int) -> tuple[int, ...]:
-        """Return a vector of signed 32-bit integers.
+        """Return a vector of signed 32-bit integers, to be kept.
 
         Raises
         ------
         ModelFileError
-            If there are more than ``most``.
+            If there are more than ``most``, or more is kept than a file may take.
         """
         place = self.vector(field, 4)
         if place is None:
@@ -187,14 +191,24 @@ class Table:
         start, count = place
         if count > most:
             raise self.buffer.window.fail(f"has a list of {count} numbers; {most} are accepted.")
+        self.buffer.window.keep(_NUMBER_BYTES * count)
         return struct.unpack(f"<{count}i", self.buffer.window.read(start, 4 * count))
 
     def text(self, field: int, most: int) -> str:
-        """Return a string, cut to ``most`` bytes; an empty one where it is absent."""
+        """Return a string, to be kept, cut to ``most`` bytes; an empty one where it is absent.
+
+        Raises
+        ------
+        ModelFileError
+            If more is kept than a file may take.
+        """
         place = self.vector(field, 1)
         if place is None:
             return ""
         start, count = place
         # A string ends with a zero that is not counted.
         self.buffer.within(start, count + 1)
-        return self.buffer.window.read(start, min(count, most)).decode("utf-8", "replace")
+        raw = self.buffer.window.read(start, min(count, most))
+        text = raw.decode("utf-8", "replace")
+        self.buffer.window.keep(sys.getsizeof(text))
+        return text

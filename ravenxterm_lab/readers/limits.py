@@ -40,9 +40,10 @@ __all__ = [
     "LZMA_MEMORY",
     "ONNX_DEPTH",
     "ONNX_FIELDS",
+    "ONNX_NUMBERS",
     "ONNX_STRING",
-    "ONNX_TENSORS",
     "PICKLE_BYTES",
+    "PICKLE_KEPT_BYTES",
     "PICKLE_MEMBERS",
     "PICKLE_OPCODES",
     "PICKLE_STACK",
@@ -112,10 +113,10 @@ CARD_BYTES = 64 * 1024
 ONNX_DEPTH = 48
 #: Protobuf fields of one ONNX file; bounds the time.
 ONNX_FIELDS = 3_000_000
+#: Numbers in packed lists of one ONNX file (the shapes of its tensors); bounds the time.
+ONNX_NUMBERS = 2_000_000
 #: Bytes of one name, operator or domain in an ONNX file.
 ONNX_STRING = 1024
-#: Tensors (or inputs, or outputs) of one ONNX file that are kept in memory at once.
-ONNX_TENSORS = 262_144
 
 #: Tables of one FlatBuffer that are visited; bounds the time.
 FLAT_TABLES = 262_144
@@ -135,8 +136,8 @@ XML_NAMES = 16_384
 XML_TOKEN_BYTES = _MIB
 
 #: Members of a zip archive, and the bytes of its central directory.
-ARCHIVE_MEMBERS = 100_000
-ARCHIVE_DIRECTORY_BYTES = 32 * _MIB
+ARCHIVE_MEMBERS = 32_768
+ARCHIVE_DIRECTORY_BYTES = 4 * _MIB
 #: Uncompressed bytes per compressed byte above which a member is a zip bomb.
 ARCHIVE_RATIO = 200
 #: Pickles inside one archive that are disassembled.
@@ -148,12 +149,14 @@ INFLATE_STREAMS = 64
 #: Bytes unpacked from LZ4, which is done in Python.
 LZ4_BYTES = 8 * _MIB
 #: Bytes that an LZMA decoder may take: the largest preset needs 65 MiB.
-LZMA_MEMORY = 80 * _MIB
+LZMA_MEMORY = 66 * _MIB
 #: Opcodes disassembled in one file, and values on the emulated stack and in the memo.
 PICKLE_OPCODES = 500_000
 PICKLE_STACK = 250_000
-#: A string up to this many bytes is kept as a possible name of a global.
+#: A string up to this many bytes is kept as a possible name of a global, and the bytes of memory
+#: that all values of one file may take, as they are counted; beside them a decoder has its own.
 PICKLE_STRING = 1024
+PICKLE_KEPT_BYTES = 24 * _MIB
 
 #: Dimensions of one tensor, and elements of all tensors together.
 DIMENSIONS = 64

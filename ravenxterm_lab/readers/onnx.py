@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ravenxterm_lab.metadata import ModelType
 from ravenxterm_lab.readers import limits
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
 
 __all__ = ["OnnxReader", "safe_relative_name"]
 
-_T = TypeVar("_T")
 # Tensors have up to 64 dimensions of 64 bits, so that a length may need more than 20 digits.
 _NUMBER = re.compile(r"\d{1,40}")
+#: Bytes of memory, at most, of a tensor or an input without its texts and numbers, and of a number.
+_PART_BYTES, _NUMBER_BYTES = 640, 48
+_PROBLEMS = 8
 
 #: TensorProto.DataType to a name and the bits of one element; strings have no fixed size.
 _TYPES: dict[int, tuple[str, int]] = {
@@ -207,16 +210,24 @@ def _graph(walk: Walker, start: int, end: int, found: _Graph, depth: int) -> Non
         elif number == 2 and depth == 1:
             found.name = walk.text(a, b)
         elif number == 5:
-            _keep(walk, found.tensors, _tensor(walk, a, b))
+            _keep_tensor(walk, found.tensors, _tensor(walk, a, b))
         elif number == 11 and depth == 1:
-            _keep(walk, found.inputs, _signature(walk, a, b))
+            _keep_signature(walk, found.inputs, _signature(walk, a, b))
         elif number == 12 and depth == 1:
-            _keep(walk, found.outputs, _signature(walk, a, b))
+            _keep_signature(walk, found.outputs, _signature(walk, a, b))
 
 
-def _keep(walk: Walker, kept: list[_T], one: _T) -> None:
-    if len(kept) >= limits.ONNX_TENSORS:
-        raise walk.window.fail(f"has more than {limits.ONNX_TENSORS} tensors.")
+def _keep_tensor(walk: Walker, kept: list[_Tensor], one: _Tensor) -> None:
+    texts = sum(sys.getsizeof(text) for pair in one.external.items() for text in pair)
+    size = _PART_BYTES + texts + _NUMBER_BYTES * len(one.dims)
+    walk.window.keep(size + sys.getsizeof(one.name))
+    kept.append(one)
+
+
+def _keep_signature(walk: Walker, kept: list[TensorSignature], one: TensorSignature) -> None:
+    # Twice: a printable one is made of it.
+    parts = sum(_NUMBER_BYTES + sys.getsizeof(size) for size in one.shape)
+    walk.window.keep(_PART_BYTES + parts + 2 * sys.getsizeof(one.name))
     kept.append(one)
 
 
@@ -235,6 +246,7 @@ def _node(walk: Walker, start: int, end: int, found: _Graph, depth: int) -> None
         elif number == 5:
             bits = _attribute(walk, a, b, found, depth) or bits
     if operator == "MatMulNBits" and second and 1 <= bits <= 8:
+        walk.window.keep(_PART_BYTES + sys.getsizeof(second))
         found.packed[second] = bits
 
 
@@ -249,7 +261,7 @@ def _attribute(walk: Walker, start: int, end: int, found: _Graph, depth: int) ->
         elif wire != BYTES:
             continue
         elif number in (5, 10):
-            _keep(walk, found.constants, _tensor(walk, a, b))
+            _keep_tensor(walk, found.constants, _tensor(walk, a, b))
         elif number in (6, 11):
             _graph(walk, a, b, found, depth + 1)
     return value if name == "bits" else 0
@@ -334,18 +346,19 @@ def _sum(window: FileWindow, graph: _Graph) -> tuple[int, dict[str, int], tuple[
         count = math.prod(tensor.dims)
         name, bits = _TYPES.get(tensor.type_id, ("unknown", 0))
         size = -(-count * bits // 8)
-        if tensor.stored is not None and bits and tensor.stored != size and not tensor.external:
+        if tensor.stored not in (None, size) and bits and not tensor.external:
             problems.append(
                 f"tensor {shown(tensor.name)} has {tensor.stored} bytes where its shape and type "
                 f"need {size}"
             )
+            del problems[_PROBLEMS:]
         # MatMulNBits stores several weights in one byte.
         count = count * 8 // graph.packed[tensor.name] if tensor.name in graph.packed else count
         elements += count
         if elements > limits.ELEMENTS:
             raise window.fail(f"tensor {shown(tensor.name)} claims too many elements.")
         by_type[name] = by_type.get(name, 0) + size
-    return elements, by_type, tuple(problems[:8])
+    return elements, by_type, tuple(problems)
 
 
 def _external(window: FileWindow, graph: _Graph) -> dict[str, dict[tuple[int, int], str]]:

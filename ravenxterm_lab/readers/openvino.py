@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -73,7 +74,8 @@ _TOKENIZERS = frozenset(
     }
 )  # fmt: skip
 _NUMBER = re.compile(r"\d{1,19}")
-_PORTS = limits.ONNX_TENSORS
+#: Bytes of memory, at most, of a layer, a constant or an edge without its texts, and of a number.
+_PART_BYTES, _NUMBER_BYTES = 448, 48
 
 
 @dataclass(slots=True)
@@ -192,9 +194,12 @@ class _Walk:
         elif name == "port" and found.layers and found.path[-2] in ("input", "output"):
             self._port(found.layers[-1], attributes)
         elif name == "edge" and found.path == ["net", "edges", "edge"]:
-            if len(found.sources) < _PORTS:
-                ends = [attributes.get(key, "")[:80] for key in ("from-layer", "from-port")]
-                found.sources[attributes.get("to-layer", "")[:80]] = (ends[0], ends[1])
+            layer, port, to = (
+                attributes.get(key, "")[:80] for key in ("from-layer", "from-port", "to-layer")
+            )
+            if to not in found.sources:
+                self._keep(layer, port, to)
+            found.sources[to] = (layer, port)
         elif found.path[:2] == ["net", "rt_info"] and name in ("Runtime_version", "MO_version"):
             found.made_by = found.made_by or clean(attributes.get("value"), 80)
 
@@ -214,8 +219,10 @@ class _Walk:
         # Only the outer graph's inputs and outputs are the model's own.
         if found.path == ["net", "layers"] and layer.kind in ("Parameter", "Result"):
             kept = found.parameters if layer.kind == "Parameter" else found.results
-            if len(kept) >= limits.ONNX_TENSORS:
-                raise self.window.fail(f"has more than {limits.ONNX_TENSORS} inputs.")
+            # The names are counted twice: printable ones are made of them.
+            names = (layer.name, layer.outputs)
+            self._keep(*names, *names, layer.number, layer.kind, layer.dtype)
+            self.window.keep(_NUMBER_BYTES * len(layer.dims))
             kept.append(layer)
 
     def text(self, piece: str) -> None:
@@ -224,6 +231,9 @@ class _Walk:
             layer = found.layers[-1]
             if layer.kind == "Result":
                 layer.dim = (layer.dim + piece)[:80]
+
+    def _keep(self, *texts: str) -> None:
+        self.window.keep(_PART_BYTES + sum(map(sys.getsizeof, texts)))
 
     def _net(self, attributes: dict[str, str]) -> None:
         version = attributes.get("version", "")
@@ -240,8 +250,11 @@ class _Walk:
         names = attributes.get("names", "").partition(",")[0][: limits.TEXT]
         if layer.kind == "Parameter":
             layer.outputs = layer.outputs or names
-        if names and len(found.path) == 5 and len(found.names) < _PORTS:
-            found.names[layer.number, attributes.get("id", "")[:80]] = names
+        if names and len(found.path) == 5:
+            key = (layer.number, attributes.get("id", "")[:80])
+            if key not in found.names:
+                self._keep(*key, names)
+                found.names[key] = names
         if layer.kind == "Result" and not layer.dtype:
             stated = attributes.get("precision", "").lower()
             layer.dtype = {"fp32": "f32", "fp16": "f16", "fp64": "f64"}.get(stated, stated)
@@ -275,8 +288,7 @@ class _Walk:
         # Equal constants are written once and named by several layers.
         if place in found.extents or not place[1]:
             return
-        if len(found.extents) >= limits.ONNX_TENSORS:
-            raise window.fail(f"has more than {limits.ONNX_TENSORS} constants.")
+        self._keep(layer.name)
         found.extents[place] = layer.name
         found.by_type[name] = found.by_type.get(name, 0) + place[1]
         found.elements += 0 if name in NOT_WEIGHTS else count

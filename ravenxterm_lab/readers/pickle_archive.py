@@ -29,6 +29,7 @@ VERDICT = "contains pickle; not inspected by loading"
 
 _ZIP = b"PK\x03\x04"
 _PLAIN = (".pkl", ".pickle", ".joblib")
+_PROBLEMS = 8
 _STORAGES = {
     "FloatStorage": ("F32", 4),
     "HalfStorage": ("F16", 2),
@@ -317,7 +318,9 @@ def _short_storages(members: list[zipfile.ZipInfo], listing: PickleListing) -> l
         width = _STORAGES.get(kind, ("", 0))[1]
         if size is not None and width and size != count * width:
             problems.append(f"storage {shown(key)} has {size} bytes; {count * width} are needed")
-    return problems[:8]
+            if len(problems) == _PROBLEMS:
+                break
+    return problems
 
 
 def _leaves(name: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import pickletools
 import re
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -63,6 +64,8 @@ class PickleListing:
     capped : bool
         Whether that was a cap of ours: an unpickler would have gone on.
     opcodes : int
+    kept : int
+        Bytes of memory that the values took, those that were dropped since counted too.
     """
 
     names: dict[str, None] = field(default_factory=dict)
@@ -74,6 +77,7 @@ class PickleListing:
     joblib: bool = False
     capped: bool = False
     opcodes: int = 0
+    kept: int = 0
 
 
 _MARK = object()
@@ -103,6 +107,8 @@ _DTYPE = re.compile(r"([biufcmMSUV?])(\d{0,9})")
 _NESTED = 8
 #: Twice the number of items of a dictionary that are kept; the wrapper has six.
 _KEPT = 32
+#: Bytes of memory, at most, of one entry in a dictionary.
+_PLACE_BYTES = 144
 _ARRAY, _DTYPE_NAME = "joblib.numpy_pickle.NumpyArrayWrapper", "numpy.dtype"
 
 
@@ -149,6 +155,8 @@ class _Walk:
                 return self._cap(f"has more than {limits.PICKLE_OPCODES} opcodes")
             if len(self.stack) + len(self.memo) > limits.PICKLE_STACK:
                 return self._cap(f"keeps more than {limits.PICKLE_STACK} values")
+            if self.listing.kept > limits.PICKLE_KEPT_BYTES:
+                return self._cap(f"has values of more than {limits.PICKLE_KEPT_BYTES} bytes")
             raw = self.source.read(at, 1)
             if not raw:
                 return f"ends without a STOP opcode at byte {at}"
@@ -213,7 +221,9 @@ class _Walk:
         if name in _MEMO_PUT or name == "MEMOIZE":
             if not stack:
                 return None
-            self.memo[len(self.memo) if name == "MEMOIZE" else _index(name, raw)] = stack[-1]
+            place = len(self.memo) if name == "MEMOIZE" else _index(name, raw)
+            self.listing.kept += 0 if place in self.memo else _PLACE_BYTES
+            self.memo[place] = stack[-1]
             return []
         if name in _MEMO_GET:
             stack.append(self.memo.get(_index(name, raw)))
@@ -225,6 +235,10 @@ class _Walk:
         if popped is None:
             return None
         value = self._value(name, raw, popped)
+        if value is not None:
+            self.listing.kept += sys.getsizeof(value)
+        if name in ("SETITEM", "SETITEMS"):
+            self.listing.kept += _PLACE_BYTES * min(len(popped), _KEPT) // 2
         for made in opcode.stack_after:
             stack.append(_MARK if made is pickletools.markobject else value)
         return popped
@@ -323,6 +337,7 @@ class _Walk:
             return
         storages = self.listing.storages
         if 0 <= count <= limits.ELEMENTS and len(storages) < limits.ARCHIVE_MEMBERS:
+            self.listing.kept += 3 * _PLACE_BYTES
             storages[self.listing.place, key] = (str(kind).rpartition(".")[2], count)
 
 
@@ -344,7 +359,7 @@ def _object(name: str, popped: list[object]) -> object:
     if name in ("REDUCE", "NEWOBJ") and isinstance(popped[0], Global):
         arguments = popped[1]
         first = arguments[0] if isinstance(arguments, tuple) and arguments else None
-        return _Made(str(popped[0]), first[:16] if isinstance(first, str) else "")
+        return _Made(popped[0], first[:16] if isinstance(first, str) else "")
     if name == "BUILD":
         return popped[0]
     return None

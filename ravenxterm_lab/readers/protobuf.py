@@ -24,18 +24,19 @@ _LONGEST_TAG_AND_LENGTH = 20
 
 
 class Walker:
-    """Walks the messages of one file and counts the fields that it has seen.
+    """Walks the messages of one file and counts the fields and packed numbers that it has seen.
 
     Parameters
     ----------
     window : FileWindow
     """
 
-    __slots__ = ("fields_seen", "window")
+    __slots__ = ("fields_seen", "numbers_seen", "window")
 
     def __init__(self, window: FileWindow) -> None:
         self.window = window
         self.fields_seen = 0
+        self.numbers_seen = 0
 
     def fields(self, start: int, end: int) -> Iterator[Field]:
         """Yield the fields of the message in ``[start, end)``.
@@ -97,7 +98,7 @@ class Walker:
         Raises
         ------
         ModelFileError
-            If there are more.
+            If there are more, or more than ``limits.ONNX_NUMBERS`` in the file.
         """
         if end - start > most * 10:
             raise self.window.fail(f"has a list of more than {most} numbers.")
@@ -109,6 +110,9 @@ class Walker:
             found.append(value)
         if len(found) > most:
             raise self.window.fail(f"has a list of more than {most} numbers.")
+        self.numbers_seen += len(found)
+        if self.numbers_seen > limits.ONNX_NUMBERS:
+            raise self.window.fail(f"has more than {limits.ONNX_NUMBERS} numbers in lists.")
         return found
 
     def _varint(self, data: bytes, index: int, stop: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ Field numbers and types are those of TensorFlow's ``schema.fbs`` (version 3c) an
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["TfliteReader"]
 
 _IDENTIFIER, _METADATA_IDENTIFIER = b"TFL3", b"M001"
+#: Bytes of memory, at most, of a graph, a tensor, an input or an extent without its text and shape.
+_PART_BYTES = 448
+_PROBLEMS = 8
 #: TensorType to a name and the bits of one element; strings and resources have no fixed size.
 _TYPES: dict[int, tuple[str, int]] = {
     0: ("F32", 32),
@@ -138,23 +142,23 @@ class TfliteReader(Reader):
             tensor_bytes=tally.by_type,
             inputs=inputs,
             outputs=outputs,
-            problems=tuple(dict.fromkeys(tally.problems))[:8],
+            problems=tuple(dict.fromkeys(tally.problems))[:_PROBLEMS],
             notes=tuple(notes),
         )
 
 
 def _graphs(model: Table) -> list[_Graph]:
-    return [
-        _Graph(
-            [_tensor(tensor) for tensor in graph.children(0)],
-            graph.integers(1, limits.FLAT_TABLES),
-            graph.integers(2, limits.FLAT_TABLES),
-        )
-        for graph in model.children(2)
-    ]
+    graphs = []
+    for graph in model.children(2):
+        model.buffer.window.keep(_PART_BYTES)
+        tensors = [_tensor(tensor) for tensor in graph.children(0)]
+        sides = [graph.integers(side, limits.FLAT_TABLES) for side in (1, 2)]
+        graphs.append(_Graph(tensors, *sides))
+    return graphs
 
 
 def _tensor(table: Table) -> _Tensor:
+    table.buffer.window.keep(_PART_BYTES)
     return _Tensor(
         name=table.text(3, limits.ONNX_STRING),
         shape=table.integers(0, limits.DIMENSIONS),
@@ -190,6 +194,7 @@ def _extent(flat: FlatBuffer, buffers: tuple[int, int], number: int) -> tuple[in
     table = flat.table(flat.follow(start + 4 * number))
     # Above 2 GB the data lie behind the FlatBuffer, at an offset from the file's start.
     offset, size = table.unsigned(1, 8), table.unsigned(2, 8)
+    flat.window.keep(_PART_BYTES)
     if offset > 1:
         return (offset, size) if size else None
     place = table.vector(0, 1)
@@ -207,6 +212,7 @@ def _count(flat: FlatBuffer, tally: _Tally, tensor: _Tensor, extent: tuple[int, 
             f"tensor {shown(tensor.name)} has {extent[1]} bytes where its shape and type need "
             f"{size}"
         )
+        del tally.problems[_PROBLEMS:]
     # Not told apart by type as elsewhere: the biases of a quantized model are 32-bit integers.
     tally.elements += count if bits else 0
     if tally.elements > limits.ELEMENTS:
@@ -243,6 +249,7 @@ def _one(window: FileWindow, graph: _Graph, index: int, name: str | None = None)
     if not 0 <= index < len(graph.tensors):
         raise window.fail(f"names the tensor {index}, but the graph has {len(graph.tensors)}.")
     tensor = graph.tensors[index]
+    window.keep(_PART_BYTES + sys.getsizeof(tensor.name) + 8 * len(tensor.shape))
     shape = tensor.signature if len(tensor.signature) == len(tensor.shape) else tensor.shape
     return TensorSignature(
         clean(tensor.name if name is None else name),

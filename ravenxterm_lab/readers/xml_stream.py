@@ -6,6 +6,7 @@ where it begins, so that nothing can be expanded, and nothing outside the file i
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, NoReturn
 from xml.parsers import expat  # nosec B406 - document types and entities are refused below
 
@@ -47,8 +48,12 @@ class _Guard:
             raise self._window.fail("nests elements too deeply.")
         if self.elements > limits.XML_ELEMENTS:
             raise self._window.fail(f"has more than {limits.XML_ELEMENTS} elements.")
+        known = len(self._names)
         self._names.add(name)
         self._names.update(attributes)
+        if len(self._names) > known:
+            # The parser has them three times: as bytes, as a text, and in a table.
+            self._window.keep(3 * sum(map(sys.getsizeof, (name, *attributes))))
         if len(self._names) > limits.XML_NAMES:
             raise self._window.fail(f"has more than {limits.XML_NAMES} names of elements.")
         self._begin(name, attributes)

@@ -251,6 +251,6 @@ def test_hostile_messages(tmp_path, content, word):
 def test_a_flood_of_fields_is_refused(tmp_path):
     """Millions of empty nodes or tensors end at the cap."""
     path = tmp_path / "model.onnx"
-    path.write_bytes(model(field(12, b"") + b"\x2a\x00" * (limits.ONNX_TENSORS + 1)))
-    with pytest.raises(ModelFileError, match=f"more than {limits.ONNX_TENSORS} tensors"):
+    path.write_bytes(model(field(12, b"") + b"\x2a\x00" * 200_000))
+    with pytest.raises(ModelFileError, match="of memory"):
         read_facts(path)

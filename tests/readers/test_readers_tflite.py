@@ -173,7 +173,7 @@ def test_one_table_named_a_million_times_is_refused(tmp_path):
     table = struct.pack("<HHi", 4, 4, 4)
     path = tmp_path / "a.tflite"
     path.write_bytes(raw(3, 4, count, vtable=(10, 12, 4, 0, 8)) + items + table)
-    with pytest.raises(ModelFileError, match=f"more than {limits.FLAT_TABLES} tables"):
+    with pytest.raises(ModelFileError, match="of memory"):
         read_facts(path)
 
 
