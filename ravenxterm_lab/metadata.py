@@ -223,6 +223,8 @@ class ModelMetadata:
         Width of the hidden state; number of tokens.
     companions : tuple of Path
         Files that belong to it: tokenizer, projector, adapter.
+    projector_bytes : int
+        The largest multimodal projector among them, which is loaded with it.
     duplicates : tuple of Path
         Every other path to the same bytes: all files of all other places. ``size_bytes`` counts
         them once; copies among them take as much again, hard and symbolic links nothing.
@@ -258,6 +260,7 @@ class ModelMetadata:
     embedding_length: int | None = None
     vocabulary_size: int | None = None
     companions: tuple[Path, ...] = ()
+    projector_bytes: int = 0
     duplicates: tuple[Path, ...] = ()
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -144,6 +144,7 @@ def _models(
             mark=mark,
             source=source,
             companions=companions + extra,
+            projector_bytes=_projector_bytes(attached, extra),
             problems=group.problems + problems,
             external=external_paths(folder.path, facts),
         )
@@ -163,6 +164,7 @@ def build_model(
     mark: str,
     source: str,
     companions: tuple[Path, ...] = (),
+    projector_bytes: int = 0,
     problems: tuple[str, ...] = (),
     external: tuple[Path, ...] = (),
 ) -> ModelMetadata:
@@ -178,6 +180,8 @@ def build_model(
     mark : str
         The fingerprint.
     companions : tuple of Path
+    projector_bytes : int
+        The largest projector among them.
     problems : tuple of str
         Beside those in the facts.
     external : tuple of Path
@@ -205,6 +209,7 @@ def build_model(
         embedding_length=facts.embedding_length,
         vocabulary_size=facts.vocabulary_size,
         companions=companions,
+        projector_bytes=projector_bytes,
         # That a file of tensors is missing is seen by the reader and by the scan.
         problems=tuple(dict.fromkeys(facts.problems + problems)),
         notes=facts.notes,
@@ -246,6 +251,12 @@ def _pooling(folder: Folder, above: Folder | None) -> tuple[Path, ...]:
             if is_file(path):
                 return (path,)
     return ()
+
+
+def _projector_bytes(attached: list[tuple[Path, FileFacts]], extra: tuple[Path, ...]) -> int:
+    """Return the bytes of the largest projector: of several one is loaded."""
+    sizes = (f.size_bytes for path, f in attached if f.kind == "projector" and path in extra)
+    return max(sizes, default=0)
 
 
 def _attach(

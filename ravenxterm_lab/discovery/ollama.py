@@ -168,6 +168,9 @@ class OllamaSource(Source):
             mark=_adapted(mark, layers),
             source=self.name,
             companions=companions,
+            projector_bytes=max(
+                (size or 0 for kind, _, size in layers if kind == "projector"), default=0
+            ),
             problems=problems + more + absent,
         )
 

@@ -6,13 +6,15 @@ The one estimator: the registry, the selector, the loader and the views call it.
 from __future__ import annotations
 
 from ravenxterm_lab.estimation.history import History
-from ravenxterm_lab.estimation.memory import MemoryEstimate, estimate_memory, kv_cache_bytes
+from ravenxterm_lab.estimation.kv import kv_cache_bytes
+from ravenxterm_lab.estimation.memory import DeviceMemory, MemoryEstimate, estimate_memory
 from ravenxterm_lab.estimation.speed import Forecast, SpeedEstimate, estimate_speed, model_key
 from ravenxterm_lab.estimation.verdict import SAFETY_FACTOR, Verdict, judge
 from ravenxterm_lab.estimation.weights import active_bytes
 
 __all__ = [
     "SAFETY_FACTOR",
+    "DeviceMemory",
     "Forecast",
     "History",
     "MemoryEstimate",

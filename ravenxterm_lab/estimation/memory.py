@@ -1,55 +1,72 @@
-"""The memory that a model takes when it is loaded, item by item, for a named engine."""
+"""The memory that a model takes when it is loaded, item by item and device by device."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ravenxterm_lab.estimation.engines import (
+    ENGINES,
+    MIB,
+    Parts,
+    Settings,
+    Share,
+    engine_for,
+    parts_of,
+)
 from ravenxterm_lab.estimation.verdict import Verdict, judge
-from ravenxterm_lab.metadata import ModelType
+from ravenxterm_lab.metadata import HardwareType
 from ravenxterm_lab.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from ravenxterm_lab.metadata import AttentionGeometry, ModelMetadata
+    from ravenxterm_lab.hardware import GpuDevice
+    from ravenxterm_lab.metadata import ModelMetadata
 
-__all__ = ["MemoryEstimate", "estimate_memory", "kv_cache_bytes"]
+__all__ = ["GPU_RESERVE", "DeviceMemory", "MemoryEstimate", "estimate_memory"]
 
-MIB = 1024**2
+#: Of a GPU's free memory this is left for what its driver takes for a process (bytes).
+GPU_RESERVE = 512 * MIB
+_ORDER = (Verdict.FITS, Verdict.PAGES, Verdict.UNKNOWN, Verdict.CANNOT)
 
-#: Bytes per cached element: block bytes / block elements of ggml's types (ggml-common.h).
-KV_TYPE_BYTES = {
-    "f32": 4.0,
-    "f16": 2.0,
-    "bf16": 2.0,
-    "q8_0": 34 / 32,
-    "q5_1": 24 / 32,
-    "q5_0": 22 / 32,
-    "q4_1": 20 / 32,
-    "q4_0": 18 / 32,
-    "iq4_nl": 18 / 32,
-}
-#: llama.cpp pads the number of cells to this (llama-context.cpp, GGML_PAD(n_ctx, 256)).
-CELL_PADDING = 256
-#: Tensor types that llama.cpp copies into an interleaved layout on CPUs with AVX2 or
-#: dot-product instructions: file-backed pages and the anonymous copy are both held.
-REPACKED_TYPES = frozenset({"Q4_0", "Q4_K", "Q2_K", "IQ4_NL"})
-REPACKING_INSTRUCTIONS = frozenset({"avx2", "dotprod", "i8mm", "sve"})
 
-# Fitted on the fifteen measured loads of the design page on runtimes (SmolLM2 and Gemma 3,
-# three contexts): 26 MiB + 150 B per token of vocabulary explains them within 0.6%. The
-# 26 MiB are split into the activations of one micro-batch, which grow with the width of the
-# model, and the rest.
-_VOCABULARY_BYTES = 150
-_ACTIVATION_COPIES = 12
-_ENGINE_OVERHEAD = 12 * MIB
-_LLAMA_CPP_SPREAD = 0.08
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """What one device holds, in bytes, and whether that fits.
 
-# RSS / file size of ONNX models ranged from 1.4 to 13.5 where it was measured, so the
-# interval says so until the first load is measured.
-_ONNX_FACTOR, _ONNX_LOW, _ONNX_HIGH = 2.5, 1.4, 13.5
-_ONNX_OVERHEAD = 24 * MIB
+    Attributes
+    ----------
+    name : str
+        ``"CPU"``, or the GPU's name.
+    hardware : HardwareType
+    weights_bytes, repack_bytes, kv_cache_bytes, compute_bytes, overhead_bytes : int
+        As in `MemoryEstimate`.
+    budget_bytes : int or None
+        What it was held against: of a GPU its free memory less `GPU_RESERVE`.
+    verdict : Verdict
+    """
+
+    name: str
+    hardware: HardwareType
+    weights_bytes: int = 0
+    repack_bytes: int = 0
+    kv_cache_bytes: int = 0
+    compute_bytes: int = 0
+    overhead_bytes: int = 0
+    budget_bytes: int | None = None
+    verdict: Verdict = Verdict.UNKNOWN
+
+    @property
+    def total_bytes(self) -> int:
+        """The sum of the items."""
+        return (
+            self.weights_bytes
+            + self.repack_bytes
+            + self.kv_cache_bytes
+            + self.compute_bytes
+            + self.overhead_bytes
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +80,7 @@ class MemoryEstimate:
     context_length : int or None
         Tokens of context that it holds for.
     weights_bytes : int or None
-        Weights as mapped from the file.
+        Weights as mapped from the file, with those of a projector.
     repack_bytes : int
         Weights copied into another layout beside the mapped ones.
     kv_cache_bytes : int or None
@@ -71,19 +88,22 @@ class MemoryEstimate:
     compute_bytes, overhead_bytes : int
         Scratch buffers; the engine itself.
     total_bytes : int or None
-        The sum, or the measured peak; None when a needed fact is missing.
+        The sum over all devices, or the measured peak; None when a needed fact is missing.
     low_bytes, high_bytes : int or None
-        An interval around the total.
+        An interval around the total. The low end is for texts much shorter than a batch.
     budget_bytes : int or None
-        What it was held against.
+        What the CPU's share was held against.
     verdict : Verdict
-        Fits, pages, cannot, or unknown.
+        Fits, pages, cannot, or unknown: the worst of all devices.
     measured : bool
         Whether the total was measured on an earlier load here.
     source : str
         Which formula or measurement was used.
     missing : tuple of str
         Facts that would be needed.
+    devices : tuple of DeviceMemory
+        The same items device by device: the CPU, then each GPU in the order given; empty when
+        a needed fact is missing.
     """
 
     engine: str
@@ -101,6 +121,7 @@ class MemoryEstimate:
     measured: bool
     source: str
     missing: tuple[str, ...] = ()
+    devices: tuple[DeviceMemory, ...] = ()
 
     def describe(self) -> str:
         """Return one line for a person, such as ``"fits: 172 MiB at 2,048 tokens"``."""
@@ -110,68 +131,14 @@ class MemoryEstimate:
         context = f" at {self.context_length:,} tokens" if self.context_length else ""
         how = "measured" if self.measured else "estimated"
         line = f"{self.verdict.value}: {size}{context} ({how})"
-        if self.verdict in (Verdict.PAGES, Verdict.CANNOT):
+        short = [one for one in self.devices if one.verdict in (Verdict.PAGES, Verdict.CANNOT)]
+        if len(self.devices) > 1:
+            for one in short:
+                line += f", {one.name} needs {format_bytes(one.total_bytes)}"
+                line += f" of {format_bytes(one.budget_bytes)}"
+        elif self.verdict in (Verdict.PAGES, Verdict.CANNOT):
             line += f", budget {format_bytes(self.budget_bytes)}"
         return line
-
-
-def _padded(cells: int) -> int:
-    return -(-cells // CELL_PADDING) * CELL_PADDING
-
-
-def kv_cache_bytes(
-    attention: AttentionGeometry,
-    context_length: int,
-    *,
-    kv_type: str = "f16",
-    micro_batch: int = 512,
-    sequences: int = 1,
-) -> int:
-    """Return the bytes of llama.cpp's KV cache, exactly.
-
-    Per layer ``cells · heads_kv · (key_length · b + value_length · b)`` with the cells padded
-    to 256; a sliding-window layer keeps ``pad(min(cells, window · sequences + micro_batch))``
-    of them; multi-head latent attention keeps one latent and the rotary part, and no V; a
-    layer without KV heads adds nothing, and recurrent state is f32.
-    Source: llama.cpp, ``llama-kv-cache.cpp``, ``llama-kv-cache-iswa.cpp``,
-    ``llama-memory-recurrent.cpp``.
-
-    Parameters
-    ----------
-    attention : AttentionGeometry
-        The model's layers.
-    context_length : int
-        Tokens.
-    kv_type : str
-        One of ``f32 f16 bf16 q8_0 q5_1 q5_0 q4_1 q4_0 iq4_nl``, for keys and values alike.
-    micro_batch : int
-        Tokens that are computed at once (``n_ubatch``).
-    sequences : int
-        Slots that share the cache.
-
-    Raises
-    ------
-    ValueError
-        On an unknown ``kv_type`` or a context below 1.
-    """
-    if kv_type not in KV_TYPE_BYTES:
-        raise ValueError(f"kv_type {kv_type!r} is unknown; use one of {', '.join(KV_TYPE_BYTES)}.")
-    if context_length < 1:
-        raise ValueError(f"context_length must be 1 or more, got {context_length}.")
-    width = KV_TYPE_BYTES[kv_type]
-    cells = _padded(context_length)
-    windowed_cells = cells
-    if attention.window:
-        windowed_cells = min(cells, _padded(attention.window * sequences + micro_batch))
-    if attention.latent_rank:
-        per_head = (attention.latent_rank + (attention.rope_dimension or 0)) * width
-    else:
-        per_head = (attention.key_length + attention.value_length) * width
-    total = 0.0
-    for layer, heads in enumerate(attention.heads_kv):
-        windowed = layer < len(attention.windowed) and attention.windowed[layer]
-        total += (windowed_cells if windowed else cells) * heads * per_head
-    return round(total) + 4 * attention.recurrent_elements * sequences
 
 
 def estimate_memory(
@@ -179,31 +146,47 @@ def estimate_memory(
     *,
     engine: str | None = None,
     context_length: int | None = None,
-    kv_type: str = "f16",
-    micro_batch: int = 512,
+    batch_size: int = 512,
+    kv_type: str | tuple[str, str] = "f16",
+    gpu_layers: int | None = None,
+    devices: tuple[GpuDevice, ...] = (),
+    sequences: int = 1,
+    unified: bool = False,
+    flash_attention: bool | None = None,
     instruction_sets: Collection[str] = (),
     budget_bytes: int | None = None,
     measured_bytes: int | None = None,
 ) -> MemoryEstimate:
-    """Estimate what loading a model takes on the CPU.
+    """Estimate what loading a model takes, from facts alone.
 
     Parameters
     ----------
     model : ModelMetadata
-        The model.
+        The model. All experts of a mixture count: each is in memory, however few a token uses.
     engine : str, optional
-        ``"llama_cpp"`` or ``"onnx"``; by default the first of its runtimes, else the one that
-        its format points to.
+        ``"llama_cpp"``, ``"onnx"``, ``"transformers"`` or ``"vllm"``; by default the first of
+        its runtimes, else the one that its format is made for.
     context_length : int, optional
-        Tokens; by default what the runtime would load: ``min(trained, 4096)``.
-    kv_type : str
-        Type of the cached keys and values.
-    micro_batch : int
-        Tokens computed at once.
+        Tokens of all sequences together; by default what the runtime would load:
+        ``min(trained, 4096)``.
+    batch_size : int
+        Tokens that the engine computes at once.
+    kv_type : str or tuple of str
+        Type of the cached keys and values, or a pair.
+    gpu_layers : int, optional
+        Layers on the GPUs, the output counted as one; by default all, if there are ``devices``.
+    devices : tuple of GpuDevice
+        The GPUs that may be used; layers are dealt out by their free memory.
+    sequences : int
+        Sequences that are kept at the same time.
+    unified : bool
+        Whether they share one pool of cache cells.
+    flash_attention : bool, optional
+        By default as the engine would choose: it uses it.
     instruction_sets : collection of str
         Of the CPU: they decide whether llama.cpp repacks the weights.
     budget_bytes : int, optional
-        Held against the total for the verdict.
+        Held against the CPU's share for the verdict; each GPU has a budget of its own.
     measured_bytes : int, optional
         A peak measured on an earlier load with the same settings: it replaces the sum.
 
@@ -211,123 +194,126 @@ def estimate_memory(
     -------
     MemoryEstimate
         With verdict ``unknown`` when a needed fact is missing.
+
+    Raises
+    ------
+    ValueError
+        On an unknown ``kv_type``, a number below 1, or negative ``gpu_layers``.
     """
-    engine = engine or (model.runtimes[0] if model.runtimes else _engine_of(model.model_type))
+    engine = engine or (model.runtimes[0] if model.runtimes else engine_for(model.model_type))
     # An engine without a formula of its own is judged by the engine that its format is made for.
-    formula = engine if engine in ("llama_cpp", "onnx") else _engine_of(model.model_type)
-    if formula == "llama_cpp":
-        parts = _llama_cpp(model, context_length, kv_type, micro_batch, instruction_sets)
-    elif formula == "onnx":
-        parts = _onnx(model)
-    else:
-        parts = _Parts(
-            source=f"no formula for {model.model_type.value} with {engine}; learned from a load",
-            missing=("what this engine needs for this format",),
-        )
-    total = None if parts.missing else parts.sum()
-    low, high = parts.interval(total)
+    formula = engine if engine in ENGINES else engine_for(model.model_type)
+    parts = parts_of(
+        model,
+        formula if formula in ENGINES else engine,
+        Settings(
+            context_length,
+            batch_size,
+            kv_type,
+            gpu_layers,
+            devices,
+            sequences,
+            unified,
+            flash_attention,
+            instruction_sets,
+        ),
+    )
+    known = not parts.missing
+    total = sum(share.total for share in parts.shares) if known else None
+    low = None if total is None else max(total - parts.below, 0)
+    high = None if total is None else total + parts.above
+    shown = _devices(parts, devices, budget_bytes, measured_bytes) if known else ()
     if measured_bytes is not None:
         total = low = high = measured_bytes
-        parts.source = "peak measured on an earlier load here"
-        parts.missing = ()
-    # A wide interval decides nothing: it fits when even its upper end does.
-    decisive = high if formula == "onnx" and measured_bytes is None else total
-    verdict = judge(
-        decisive,
-        budget_bytes,
-        pageable_bytes=(parts.weights or 0) if formula == "llama_cpp" else 0,
-        measured=measured_bytes is not None,
-    )
-    if verdict is Verdict.CANNOT and decisive is not total and low is not None:
-        assert budget_bytes is not None
-        verdict = Verdict.CANNOT if low > budget_bytes else Verdict.UNKNOWN
+        verdict = judge(measured_bytes, budget_bytes, pageable_bytes=parts.mapped, measured=True)
+    else:
+        verdict = max((one.verdict for one in shown), key=_ORDER.index, default=Verdict.UNKNOWN)
     return MemoryEstimate(
         engine=engine,
         context_length=parts.context_length,
-        weights_bytes=parts.weights,
-        repack_bytes=parts.repack,
-        kv_cache_bytes=parts.kv,
-        compute_bytes=parts.compute,
-        overhead_bytes=parts.overhead,
+        weights_bytes=_sum(parts, "weights") if known or parts.shares[0].weights else None,
+        repack_bytes=_sum(parts, "repack"),
+        kv_cache_bytes=_sum(parts, "kv") if parts.has_cache else None,
+        compute_bytes=_sum(parts, "compute"),
+        overhead_bytes=_sum(parts, "overhead"),
         total_bytes=total,
         low_bytes=low,
         high_bytes=high,
         budget_bytes=budget_bytes,
         verdict=verdict,
         measured=measured_bytes is not None,
-        source=parts.source,
-        missing=tuple(parts.missing),
+        source=parts.source if measured_bytes is None else "peak measured on an earlier load here",
+        missing=parts.missing if measured_bytes is None else (),
+        devices=shown,
     )
 
 
-@dataclass(slots=True)
-class _Parts:
-    source: str
-    missing: tuple[str, ...] = ()
-    weights: int | None = None
-    repack: int = 0
-    kv: int | None = None
-    compute: int = 0
-    overhead: int = 0
-    context_length: int | None = None
-    low_factor: float = 1.0
-    high_factor: float = 1.0
-
-    def sum(self) -> int:
-        return (self.weights or 0) + self.repack + (self.kv or 0) + self.compute + self.overhead
-
-    def interval(self, total: int | None) -> tuple[int | None, int | None]:
-        if total is None:
-            return None, None
-        return round(total * self.low_factor), round(total * self.high_factor)
+def _sum(parts: Parts, item: str) -> int:
+    return sum(getattr(share, item) for share in parts.shares)
 
 
-def _engine_of(model_type: ModelType) -> str:
-    return {ModelType.GGUF: "llama_cpp", ModelType.OLLAMA: "llama_cpp", ModelType.ONNX: "onnx"}.get(
-        model_type, "none"
+def _devices(
+    parts: Parts,
+    devices: tuple[GpuDevice, ...],
+    budget_bytes: int | None,
+    measured_bytes: int | None,
+) -> tuple[DeviceMemory, ...]:
+    """Hold each device's share against its budget; a GPU without memory of its own uses the CPU's.
+
+    Memory that both share is counted once: what such GPUs hold is taken off the CPU's budget.
+    """
+    shared = sum(
+        share.total
+        for share, device in zip(parts.shares[1:], devices, strict=False)
+        if device.unified_memory
     )
-
-
-def _llama_cpp(
-    model: ModelMetadata,
-    context_length: int | None,
-    kv_type: str,
-    micro_batch: int,
-    instruction_sets: Collection[str],
-) -> _Parts:
-    context = context_length or min(model.context_length or 4096, 4096)
-    parts = _Parts(
-        source="file + KV + repack + activations + 150 B per token of vocabulary + 12 MiB",
-        weights=model.size_bytes,
-        context_length=context,
-        low_factor=1 - _LLAMA_CPP_SPREAD,
-        high_factor=1 + _LLAMA_CPP_SPREAD,
-    )
-    if model.attention is None:
-        parts.missing = ("the attention geometry",)
-        return parts
-    parts.kv = kv_cache_bytes(model.attention, context, kv_type=kv_type, micro_batch=micro_batch)
-    if REPACKING_INSTRUCTIONS & set(instruction_sets):
-        parts.repack = sum(
-            size for name, size in model.tensor_bytes.items() if name.upper() in REPACKED_TYPES
+    left = None if budget_bytes is None else budget_bytes - shared
+    cpu = parts.shares[0]
+    found = [
+        _one(
+            "CPU",
+            HardwareType.CPU,
+            cpu,
+            budget_bytes,
+            _judged(parts, cpu.total if measured_bytes is None else measured_bytes, left),
         )
-    parts.compute = (
-        micro_batch * (model.embedding_length or 0) * 4 * _ACTIVATION_COPIES
-        + (model.vocabulary_size or 0) * _VOCABULARY_BYTES
-    )
-    parts.overhead = _ENGINE_OVERHEAD
-    return parts
+    ]
+    for share, device in zip(parts.shares[1:], devices, strict=False):
+        budget = _gpu_budget(device, budget_bytes, parts.shares[0].total + shared - share.total)
+        name = device.name or f"{device.hardware.value} {device.index}"
+        verdict = judge(share.total, budget) if share.total else Verdict.FITS
+        found.append(_one(name, device.hardware, share, budget, verdict))
+    return tuple(found)
 
 
-def _onnx(model: ModelMetadata) -> _Parts:
-    weights = model.size_bytes
-    compute = round(weights * (_ONNX_FACTOR - 1))
-    total = weights + compute + _ONNX_OVERHEAD
-    return _Parts(
-        source="2.5 × file + 24 MiB; RSS / file ranged from 1.4 to 13.5 where measured",
-        weights=weights,
-        compute=compute,
-        overhead=_ONNX_OVERHEAD,
-        low_factor=(weights * _ONNX_LOW + _ONNX_OVERHEAD) / total,
-        high_factor=(weights * _ONNX_HIGH + _ONNX_OVERHEAD) / total,
+def _gpu_budget(device: GpuDevice, budget_bytes: int | None, others: int) -> int | None:
+    if device.unified_memory:
+        return None if budget_bytes is None else budget_bytes - others
+    free = device.available_memory if device.available_memory is not None else device.total_memory
+    return None if free is None else max(free - GPU_RESERVE, 0)
+
+
+def _one(
+    name: str, hardware: HardwareType, share: Share, budget: int | None, verdict: Verdict
+) -> DeviceMemory:
+    return DeviceMemory(
+        name=name,
+        hardware=hardware,
+        weights_bytes=share.weights,
+        repack_bytes=share.repack,
+        kv_cache_bytes=share.kv,
+        compute_bytes=share.compute,
+        overhead_bytes=share.overhead,
+        budget_bytes=budget,
+        verdict=verdict,
     )
+
+
+def _judged(parts: Parts, need: int, budget: int | None) -> Verdict:
+    """Judge the CPU's share; across a wide interval only what holds for both ends is said."""
+    if not parts.wide:
+        return judge(need, budget, pageable_bytes=parts.mapped)
+    verdict = judge(need + parts.above, budget)
+    if verdict is Verdict.CANNOT and budget is not None and need - parts.below <= budget:
+        return Verdict.UNKNOWN
+    return verdict

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ravenxterm_lab.estimation.conformal import DEFAULT_LEVEL, Group
 from ravenxterm_lab.estimation.history import RATES, History
 from ravenxterm_lab.estimation.learning import Subject
-from ravenxterm_lab.estimation.memory import kv_cache_bytes
+from ravenxterm_lab.estimation.kv import kv_cache_bytes
 from ravenxterm_lab.estimation.roofline import (
     Place,
     decode_parts,
