@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
 import numpy as np
 import pytest
 
@@ -10,6 +14,16 @@ from ravenxterm_lab.readers import limits, read_facts, reader_for
 from ravenxterm_lab.readers.binary import FileWindow
 from ravenxterm_lab.readers.openvino import OpenVinoReader
 from ravenxterm_lab.readers.xml_stream import stream_elements
+
+WRITTEN = Path(__file__).with_name("openvino")
+ORACLE = json.loads((WRITTEN / "facts.json").read_text())
+#: What OpenVINO calls a type, where it is not what others call it in small letters.
+DTYPES = {
+    "boolean": "BOOL", "f8e4m3": "F8_E4M3", "f8e5m2": "F8_E5M2", "f8e8m0": "F8_E8M0",
+    "f4e2m1": "F4",
+}  # fmt: skip
+#: Types of shapes, indices and flags.
+NO_WEIGHTS = {"i64", "i32", "u64", "u32", "boolean", "string"}
 
 
 def net(body, version="11"):
@@ -46,24 +60,47 @@ def test_facts_of_a_small_graph(files, tmp_path):
     assert facts.notes == ("OpenVINO IR version 11, 5 layers", "made by 2026.4.0-tests")
 
 
-def test_facts_agree_with_openvino(files, tmp_path):
-    """The graph's constants, inputs and outputs are those that OpenVINO itself reads."""
-    openvino = pytest.importorskip("openvino", reason="OpenVINO itself is not installed")
-    ops = openvino.opset8
-    parameter = ops.parameter([-1, 4], np.int64, name="input_ids")
-    table = ops.constant(np.arange(240, dtype=np.float32).reshape(30, 8))
-    found = ops.gather(table, parameter, ops.constant(np.int64(0)))
-    found.output(0).get_tensor().set_names({"last_hidden_state"})
-    parameter.output(0).get_tensor().set_names({"input_ids"})
-    path = tmp_path / "a.xml"
-    openvino.save_model(openvino.Model([found], [parameter], "small"), path, compress_to_fp16=False)
-    facts = read_facts(path)
+@pytest.mark.parametrize("name", [name for name in ORACLE if name != "version"])
+def test_facts_agree_with_openvino(name):
+    """Constants, those in bodies too, inputs and outputs are those that OpenVINO itself reads.
+
+    OpenVINO wrote the graphs, and said what is in them, by ``openvino_oracle.py``.
+    """
+    said = ORACLE[name]
+    facts = read_facts(WRITTEN / f"{name}.xml")
     assert not facts.problems
-    assert facts.parameter_count == 240
-    assert (facts.inputs[0].name, facts.outputs[0].name) == ("input_ids", "last_hidden_state")
-    assert facts.inputs[0].shape == (None, 4)
-    assert facts.outputs[0].shape == (None, 4, 8)
-    assert facts.embedding_length == 8
+    assert facts.kind == "model"
+    assert facts.name == said["name"]
+    sizes: dict[str, int] = {}
+    for dtype, _, size in said["constants"]:
+        sizes[DTYPES.get(dtype, dtype.upper())] = sizes.get(dtype.upper(), 0) + size
+    assert facts.tensor_bytes == sizes
+    weights = [count for dtype, count, _ in said["constants"] if dtype not in NO_WEIGHTS]
+    assert facts.parameter_count == sum(weights)
+    for found, side in ((facts.inputs, "inputs"), (facts.outputs, "outputs")):
+        assert len(found) == len(said[side])
+        for one, (names, dtype, shape) in zip(found, said[side], strict=True):
+            assert one.name in names
+            assert one.shape == tuple(shape)
+            assert one.dtype in (DTYPES.get(dtype, dtype.upper()), "unknown")
+
+
+def test_facts_agree_with_the_standard_library():
+    """The extents that the XML states cover the file of weights, and hold what was looked up."""
+    tree = ET.parse(WRITTEN / "embedding.xml")
+    places = sorted(
+        (int(data.get("offset")), int(data.get("size")), data.get("element_type"))
+        for data in tree.iterfind("./layers/layer[@type='Const']/data")
+    )
+    size = (WRITTEN / "embedding.bin").stat().st_size
+    facts = read_facts(WRITTEN / "embedding.xml")
+    assert sum(facts.tensor_bytes.values()) == sum(length for _, length, _ in places) == size
+    table = next((offset, length) for offset, length, kind in places if kind == "f32")
+    values = np.fromfile(WRITTEN / "embedding.bin", np.float32, table[1] // 4, offset=table[0])
+    drawn = np.random.default_rng(0).standard_normal((30, 8)).astype(np.float32)
+    assert values.tobytes() == drawn.tobytes()
+    assert facts.parameter_count == values.size == 240
+    assert (facts.task_types, facts.embedding_length) == (("embedding",), 8)
 
 
 def test_a_loops_constants_count_and_its_inputs_do_not(files, tmp_path):
