@@ -5,25 +5,37 @@ The one estimator: the registry, the selector, the loader and the views call it.
 
 from __future__ import annotations
 
+from ravenxterm_lab.estimation.calibration import Calibration, CalibrationRow, read_calibration
+from ravenxterm_lab.estimation.estimator import Estimator, MemoryForecast
 from ravenxterm_lab.estimation.history import History
 from ravenxterm_lab.estimation.kv import kv_cache_bytes
 from ravenxterm_lab.estimation.memory import DeviceMemory, MemoryEstimate, estimate_memory
+from ravenxterm_lab.estimation.page_cache import cached_share
+from ravenxterm_lab.estimation.recall import HistoryReader, basis_of
 from ravenxterm_lab.estimation.speed import Forecast, SpeedEstimate, estimate_speed, model_key
 from ravenxterm_lab.estimation.verdict import SAFETY_FACTOR, Verdict, judge
 from ravenxterm_lab.estimation.weights import active_bytes
 
 __all__ = [
     "SAFETY_FACTOR",
+    "Calibration",
+    "CalibrationRow",
     "DeviceMemory",
+    "Estimator",
     "Forecast",
     "History",
+    "HistoryReader",
     "MemoryEstimate",
+    "MemoryForecast",
     "SpeedEstimate",
     "Verdict",
     "active_bytes",
+    "basis_of",
+    "cached_share",
     "estimate_memory",
     "estimate_speed",
     "judge",
     "kv_cache_bytes",
     "model_key",
+    "read_calibration",
 ]

@@ -107,13 +107,13 @@ class Truth:
 
     Attributes
     ----------
-    peak_bytes : int or None
+    peak_bytes : int
         The largest peak of its runs, or what the load took where it was never run (bytes).
     runs : int
         Loads and runs that it was measured in.
     """
 
-    peak_bytes: int | None
+    peak_bytes: int
     runs: int
 
 
@@ -149,6 +149,8 @@ class History:
         outcomes: Iterable[Outcome] = (),
         truths: Mapping[tuple[str, str, str, str], Truth] | None = None,
     ) -> None:
+        #: Goes up with each outcome, so that what was derived before is known to be old.
+        self.version = 0
         self.calibrator = Calibrator()
         self.truths = dict(truths or {})
         self._runs: dict[tuple[str, str, str], dict[tuple[str, str], _Runs]] = {}
@@ -161,6 +163,7 @@ class History:
 
     def add(self, outcome: Outcome) -> None:
         """Take in a further outcome, the latest so far."""
+        self.version += 1
         score = outcome.score()
         if score is not None:
             self.calibrator.add(score)

@@ -138,31 +138,45 @@ class Learned:
         self._variances = np.array([law.parts[name] ** 2 for name in self._names])
         self._cells = list(cells)[-MOST_CELLS:]
         subjects = [cell.subject for cell in self._cells]
-        self._model = np.array([s.model for s in subjects], dtype=object)
-        self._family = np.array([s.family for s in subjects], dtype=object)
-        self._settings = np.array([s.settings for s in subjects], dtype=object)
+        # Numbers compare faster than texts; a text that no cell has gets none.
+        self._codes: dict[str, int] = {}
+        for subject in subjects:
+            for text in (subject.model, subject.family, subject.settings):
+                self._codes.setdefault(text, len(self._codes))
+        self._model = np.array([self._codes[s.model] for s in subjects])
+        self._family = np.array([self._codes[s.family] for s in subjects])
+        self._settings = np.array([self._codes[s.settings] for s in subjects])
         self._n = np.array([cell.n for cell in self._cells])
         self._shares = np.array([self._share(s) for s in subjects]).reshape(-1, len(self._names))
         if self._cells:
             self._solve()
 
     def _share(self, subject: Subject) -> NDArray[np.float64]:
-        values = np.array([subject.parts.get(name, 0.0) for name in self._names])
-        total = values.sum()
-        shares: NDArray[np.float64] = values / total if total > 0 else values
-        return shares
+        values = [subject.parts.get(name, 0.0) for name in self._names]
+        total = sum(values) or 1.0
+        return np.array([value / total for value in values])
 
     def _covariance(self, subject: Subject) -> tuple[NDArray[np.float64], float]:
         law = self._law
-        share = self._share(subject) * self._variances
-        same = self._model == subject.model
-        row = self._shares @ share + law.machine**2
-        row += law.family**2 * (self._family == subject.family)
-        row += law.model**2 * same
-        row += law.settings**2 * (same & (self._settings == subject.settings))
-        own = float(self._share(subject) @ share)
-        own += law.machine**2 + law.family**2 + law.model**2 + law.settings**2
-        return row, own
+        share = self._share(subject)
+        same, related, exact = self._relatives(subject)
+        row = self._shares @ (share * self._variances) + law.machine**2
+        row += law.family**2 * related + law.model**2 * same + law.settings**2 * exact
+        return row, self._own(share)
+
+    def _own(self, share: NDArray[np.float64]) -> float:
+        law = self._law
+        effects = law.machine**2 + law.family**2 + law.model**2 + law.settings**2
+        return float(share @ (share * self._variances)) + effects
+
+    def _relatives(
+        self, subject: Subject
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Mark the cells of the same file, of the same weights, and of the same settings."""
+        code = self._codes.get
+        same = self._model == code(subject.model, -1)
+        exact = same & (self._settings == code(subject.settings, -1))
+        return same, self._family == code(subject.family, -1), exact
 
     def _solve(self) -> None:
         law = self._law
@@ -191,7 +205,7 @@ class Learned:
         """
         prior = math.log(subject.seconds)
         if not self._cells:
-            _, own = self._covariance(subject)
+            own = self._own(self._share(subject))
             return Prediction(prior, math.sqrt(own + self._law.noise**2), "roofline", 0)
         row, own = self._covariance(subject)
         mean = prior + float(row @ self._weights)
@@ -200,11 +214,10 @@ class Learned:
         return Prediction(mean, math.sqrt(variance), tier, round(float(self._n[among].sum())) or 1)
 
     def _evidence(self, subject: Subject) -> tuple[str, NDArray[np.bool_]]:
-        same = self._model == subject.model
-        exact = same & (self._settings == subject.settings)
+        same, related, exact = self._relatives(subject)
         if exact.any():
             return "measured", exact
-        related = same | (self._family == subject.family)
+        related = same | related
         if related.any():
             return "scaled", related
         return "device", np.ones(len(self._cells), dtype=np.bool_)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ravenxterm_lab.estimation.conformal import DEFAULT_LEVEL, Group
 from ravenxterm_lab.estimation.history import RATES, History
-from ravenxterm_lab.estimation.learning import Subject
 from ravenxterm_lab.estimation.kv import kv_cache_bytes
+from ravenxterm_lab.estimation.learning import Subject
 from ravenxterm_lab.estimation.roofline import (
     Place,
     decode_parts,
@@ -28,6 +28,8 @@ __all__ = ["Forecast", "SpeedEstimate", "estimate_speed", "family_key", "model_k
 
 #: Tokens of a prompt when nobody says how long it is.
 DEFAULT_PROMPT = 64
+#: Further standard deviation of ln where the bandwidth is an assumption.
+_ASSUMED_SPREAD = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class Forecast:
     level : float
         0–1.
     tier : str
-        The finest evidence: ``"measured"``, ``"scaled"``, ``"device"`` or ``"roofline"``.
+        The finest evidence: ``"measured"``, ``"scaled"``, ``"device"``, ``"roofline"``, or
+        ``"none"``.
     runs : int
         Runs of that evidence.
     spread : float
@@ -77,11 +80,13 @@ class SpeedEstimate:
 
     Attributes
     ----------
-    decode : Forecast or None
+    decode : Forecast
         Tokens per second at the given context (items per second for a model that does not
-        generate); None when the bandwidth is not known and nothing was measured.
+        generate). Its tier is ``"none"`` when the bandwidth is not known and nothing was
+        measured; it stands on an assumed one then, and is there to be learned from.
     first_token : Forecast or None
-        Seconds from the request to the first token, the model resident.
+        Seconds from the request to the first token, the model resident; None for a model that
+        does not generate.
     load : Forecast
         Seconds to make it resident.
     context_length, prompt_tokens : int
@@ -90,7 +95,7 @@ class SpeedEstimate:
         What would be needed for what is None, in words.
     """
 
-    decode: Forecast | None
+    decode: Forecast
     first_token: Forecast | None
     load: Forecast
     context_length: int
@@ -100,22 +105,23 @@ class SpeedEstimate:
     @property
     def decode_rate(self) -> float | None:
         """Tokens (items) per second, or None."""
-        return None if self.decode is None else self.decode.value
+        return None if self.tier == "none" else self.decode.value
 
     @property
     def low(self) -> float | None:
         """The lower end of the interval of ``decode_rate``."""
-        return None if self.decode is None else self.decode.low
+        return None if self.tier == "none" else self.decode.low
 
     @property
     def high(self) -> float | None:
         """The upper end of the interval of ``decode_rate``."""
-        return None if self.decode is None else self.decode.high
+        return None if self.tier == "none" else self.decode.high
 
     @property
     def time_to_first_token(self) -> float | None:
         """Seconds to the first token of a resident model, or None."""
-        return None if self.first_token is None else self.first_token.value
+        first = self.first_token
+        return None if first is None or first.tier == "none" else first.value
 
     @property
     def load_seconds(self) -> float:
@@ -124,13 +130,13 @@ class SpeedEstimate:
 
     @property
     def tier(self) -> str:
-        """The tier of ``decode``; ``"none"`` without one."""
-        return "none" if self.decode is None else self.decode.tier
+        """The tier of ``decode``."""
+        return self.decode.tier
 
     @property
     def source(self) -> str:
         """Where ``decode`` comes from, in words."""
-        return self.missing if self.decode is None else self.decode.source
+        return self.missing if self.tier == "none" else self.decode.source
 
 
 def model_key(model: ModelMetadata) -> str:
@@ -178,7 +184,7 @@ def places_for(
         cpu = Place(
             HardwareType.CPU,
             cpu.bandwidth or hardware.memory_bandwidth,
-            getattr(hardware, "matrix_speed", None),
+            hardware.matrix_speed,
         )
     if device is HardwareType.CPU:
         return (cpu,)
@@ -191,7 +197,7 @@ def places_for(
             memory_bandwidth
             or gpu.memory_bandwidth
             or (hardware.memory_bandwidth if hardware and gpu.unified_memory else None),
-            getattr(gpu, "matrix_speed", None),
+            gpu.matrix_speed,
             share / len(gpus),
         )
         for gpu in gpus
@@ -259,7 +265,7 @@ def estimate_speed(
     Returns
     -------
     SpeedEstimate
-        ``decode`` is None when neither a bandwidth nor a measurement is known.
+        ``decode_rate`` is None when neither a bandwidth nor a measurement is known.
 
     Raises
     ------
@@ -274,24 +280,28 @@ def estimate_speed(
     places = places_for(
         hardware, device, layers=layers, gpu_layers=gpu_layers, memory_bandwidth=memory_bandwidth
     )
+    unknown = next((place.device for place in places if place.bandwidth is None), None)
     weights = active_bytes(model)
     key, family = model_key(model), family_key(model) or model_key(model)
 
     def forecast(quantity: str, parts: dict[str, float], place: str) -> Forecast:
         subject = Subject(parts, key, family, place)
         predicted = history.learned(quantity, engine, device.value).predict(subject)
+        tier, spread = predicted.tier, predicted.spread
+        if tier == "roofline" and unknown is not None and quantity != "load_seconds":
+            tier, spread = "none", math.hypot(spread, _ASSUMED_SPREAD)
         sign = -1.0 if quantity in RATES else 1.0
         centre = sign * predicted.ln_seconds
-        group = Group(quantity, predicted.tier, engine, device.value)
+        group = Group(quantity, tier, engine, device.value)
         low, high = history.calibrator.quantiles(group, level)
         return Forecast(
             math.exp(centre),
-            math.exp(centre + low * predicted.spread),
-            math.exp(centre + high * predicted.spread),
+            math.exp(centre + low * spread),
+            math.exp(centre + high * spread),
             level,
-            predicted.tier,
+            tier,
             predicted.runs,
-            predicted.spread,
+            spread,
             subject,
         )
 
@@ -306,18 +316,13 @@ def estimate_speed(
         operations = 2 * (model.active_parameter_count or model.parameter_count or weights) * tokens
         parts = prefill_parts(weights, operations, layers, -(-tokens // batch_size), places)
         first = forecast("time_to_first_token", parts, f"{settings} prompt={_bucket(tokens)}")
-    if decode.tier == "roofline" and any(place.bandwidth is None for place in places):
-        unknown = next(place.device for place in places if place.bandwidth is None)
-        return SpeedEstimate(
-            None,
-            None,
-            load,
-            context,
-            tokens,
+    missing = ""
+    if decode.tier == "none" and unknown is not None:
+        missing = (
             f"the memory bandwidth of the device ({unknown.value}) is not known, and nothing was "
-            "measured on it: run a model once",
+            "measured on it: run a model once"
         )
-    return SpeedEstimate(decode, first, load, context, tokens)
+    return SpeedEstimate(decode, first, load, context, tokens, missing)
 
 
 _NOTHING = History()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ravenxterm_lab.estimation import estimate_memory
+from ravenxterm_lab.estimation import Estimator, cached_share, model_key
+from ravenxterm_lab.models.predicting import record_forecast, record_memory
 from ravenxterm_lab.runtimes import LoadReport
 
 if TYPE_CHECKING:
@@ -13,17 +15,30 @@ if TYPE_CHECKING:
     from ravenxterm_lab.models.workbench import Workbench
     from ravenxterm_lab.runtimes import LoadOptions, Runtime
 
-__all__ = ["estimate_load", "record_load"]
+__all__ = ["BeforeLoad", "estimate_load", "record_load"]
+
+
+@dataclass(frozen=True, slots=True)
+class BeforeLoad:
+    """What was known just before a load.
+
+    Attributes
+    ----------
+    estimator : Estimator
+        With the history up to then.
+    cached : float or None
+        Share of the model's files that lay in the page cache (0–1).
+    """
+
+    estimator: Estimator
+    cached: float | None
 
 
 def estimate_load(bench: Workbench, model: ModelMetadata, options: LoadOptions) -> int | None:
     """Return the bytes that a load will take, or None when it cannot be said."""
-    return estimate_memory(
-        model,
-        context_length=options.context_length,
-        kv_type=options.kv_type,
-        instruction_sets=bench.hardware.instruction_sets,
-    ).total_bytes
+    before = BeforeLoad(bench.estimator.frozen(), cached_share(model.shards or (model.path,)))
+    bench.before_load[model_key(model), options.settings] = before
+    return before.estimator.memory(model, options).total_bytes
 
 
 def record_load(
@@ -34,7 +49,10 @@ def record_load(
     outcome: LoadReport | RuntimeFailureError,
     predicted: int | None,
 ) -> None:
-    """Record a load, or why it failed, beside what was predicted (bytes)."""
+    """Record a load, or why it failed, beside what was predicted."""
+    before = bench.before_load.pop(
+        (model_key(model), options.settings), BeforeLoad(bench.estimator.frozen(), None)
+    )
     fields: dict[str, Any] = {
         "model": model.name,
         "fingerprint": model.fingerprint,
@@ -53,6 +71,14 @@ def record_load(
             file_bytes=outcome.file_bytes,
             buffers=dict(outcome.buffers),
         )
+        speed = before.estimator.speed(model, options, engine=runtime.name, cached=before.cached)
+        record_forecast(
+            bench, "load_seconds", speed.load, outcome.seconds, model, runtime.name, options
+        )
     else:
         fields.update(success=False, failure=outcome.kind.value, error=str(outcome))
+        memory = before.estimator.memory(
+            model, options, engine=runtime.name, budget_bytes=bench.load_budget()
+        )
+        record_memory(bench, memory, None, model, runtime.name, options, failure=outcome.kind)
     bench.record("loads", **fields)

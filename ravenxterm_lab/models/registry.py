@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.discovery import ScanCache, discover, sources_for
-from ravenxterm_lab.estimation import estimate_memory
+from ravenxterm_lab.estimation import Estimator
 from ravenxterm_lab.exceptions import UnknownModelError, did_you_mean
 from ravenxterm_lab.metadata import total_bytes
 from ravenxterm_lab.models.inventory import known_models, recall, record_changes, record_read
@@ -16,6 +16,7 @@ from ravenxterm_lab.models.selector import AdaptiveModelSelector
 from ravenxterm_lab.models.trashing import Housekeeping
 from ravenxterm_lab.models.workbench import Workbench
 from ravenxterm_lab.preferences import UserPreferences
+from ravenxterm_lab.runtimes import LoadOptions
 from ravenxterm_lab.tables import Card, Displayed, Table
 from ravenxterm_lab.units import format_bytes, format_count, format_number
 
@@ -226,11 +227,11 @@ class ModelRegistry(Displayed, Housekeeping):
             own = [gap for runtime, gap in gaps.items() if model.model_type in runtime.model_types]
             reason = own[0] if own else next(iter(gaps.values()), "no runtime is installed")
         smallest = min(model.context_length or _SMALLEST_CONTEXT, _SMALLEST_CONTEXT)
-        estimate = estimate_memory(
+        # The formula alone: a fact of the file and the machine, not of what was run so far.
+        estimate = Estimator(self._bench.hardware).memory(
             model,
+            LoadOptions(context_length=smallest),
             engine=able[0].name if able else None,
-            context_length=smallest,
-            instruction_sets=self._bench.hardware.instruction_sets,
         )
         return dataclasses.replace(
             model,

@@ -15,6 +15,7 @@ from ravenxterm_lab.exceptions import (
     RuntimeFailureError,
 )
 from ravenxterm_lab.hardware import take_sample
+from ravenxterm_lab.models.predicting import record_forecast, record_memory
 from ravenxterm_lab.store.schema import INTERRUPTED
 from ravenxterm_lab.tables import Card, Displayed, Table
 from ravenxterm_lab.units import format_bytes, format_rate, format_seconds
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
+    from ravenxterm_lab.estimation import Estimator
     from ravenxterm_lab.metadata import ModelMetadata
     from ravenxterm_lab.models.selector import Selection
     from ravenxterm_lab.models.workbench import Workbench
-    from ravenxterm_lab.runtimes import ModelPool, RunResult
+    from ravenxterm_lab.runtimes import LoadOptions, ModelPool, RunResult
     from ravenxterm_lab.selection import Recommendation, Recommendations
     from ravenxterm_lab.store import ExecutionId
 
@@ -175,6 +177,8 @@ def run_selection(
         }
         started = time.perf_counter()
         load_seconds = 0.0
+        # What is recorded from now on must not be known to the estimates that are judged by it.
+        estimator = bench.estimator.frozen()
         try:
             with pool.acquire(bench.runtime(model.runtimes[0]), model, options) as (loaded, cold):
                 load_seconds = loaded.report.seconds if cold else 0.0
@@ -213,7 +217,7 @@ def run_selection(
         execution = bench.record_execution(
             metrics={**result.metrics(), "cold": cold, "load_seconds": load_seconds}, **context
         )
-        _record_outcome(bench, item, task, result, execution)
+        _record_outcome(bench, estimator, item, options, result, execution, task, cold=cold)
         return RunReport(
             output=result.output,
             model=model,
@@ -231,42 +235,41 @@ def run_selection(
 
 def _record_outcome(
     bench: Workbench,
+    estimator: Estimator,
     item: Recommendation,
-    task: str,
+    options: LoadOptions,
     result: RunResult,
     execution: ExecutionId | None,
+    task: str,
+    *,
+    cold: bool,
 ) -> None:
     """Store each prediction beside what happened, and the state of the hardware."""
-    tier = "measured" if item.runs else "roofline"
-    pairs = [
-        (
-            "throughput",
-            tier,
-            (item.decode_rate, item.decode_low, item.decode_high),
-            result.throughput,
-        ),
-        (
-            "peak_memory",
-            "measured" if item.memory.measured else "formula",
-            (item.memory.total_bytes, item.memory.low_bytes, item.memory.high_bytes),
-            result.peak_memory or None,
-        ),
-    ]
-    for quantity, how, (predicted, low, high), actual in pairs:
-        if actual is not None and predicted is not None:
-            bench.record(
-                "predictions",
-                execution=str(execution) if execution else None,
-                model=item.model.name,
-                fingerprint=item.model.fingerprint,
-                task=task,
-                quantity=quantity,
-                tier=how,
-                predicted=float(predicted),
-                low=None if low is None else float(low),
-                high=None if high is None else float(high),
-                actual=float(actual),
-            )
+    model, engine = item.model, item.model.runtimes[0]
+    read, written = result.tokens_in or 0, result.tokens_out or 0
+    # How long prompt and answer are is part of the question; what the engine had read before
+    # is no part of the prompt that it reads now.
+    speed = estimator.speed(
+        model,
+        options,
+        context_length=read + written // 2 or None,
+        prompt_tokens=int(result.details.get("prompt_n", read)) or None,
+    )
+    for quantity, forecast, actual in (
+        ("throughput", speed.decode, result.throughput),
+        ("time_to_first_token", speed.first_token, result.time_to_first_token),
+    ):
+        record_forecast(
+            bench, quantity, forecast, actual, model, engine, options,
+            task=task, execution=execution,
+        )  # fmt: skip
+    if cold:
+        # Later runs of a resident model would count the same peak again and again.
+        memory = estimator.memory(model, options, budget_bytes=item.memory.budget_bytes)
+        record_memory(
+            bench, memory, result.peak_memory or None, model, engine, options,
+            task=task, execution=execution,
+        )  # fmt: skip
     record_sample(bench)
 
 

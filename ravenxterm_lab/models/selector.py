@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from ravenxterm_lab.estimation import MemoryEstimate, estimate_memory, estimate_speed
+from ravenxterm_lab.estimation import Estimator, MemoryForecast
 from ravenxterm_lab.exceptions import RequirementError, StoreError
 from ravenxterm_lab.metadata import HardwareType, ModelMetadata
 from ravenxterm_lab.models.workbench import Workbench
@@ -24,7 +24,6 @@ from ravenxterm_lab.selection import (
     Rejection,
     WhyNot,
     decide,
-    model_key,
     recommend,
     reject_by_facts,
     reject_by_measurement,
@@ -34,6 +33,11 @@ if TYPE_CHECKING:
     import os
 
 __all__ = ["AdaptiveModelSelector", "Selection"]
+
+# Where neither a bandwidth nor a run says anything: tokens/s, and seconds (a model that does
+# not generate has no first token, only the overhead of a request).
+_UNKNOWN_RATE = 10.0
+_UNKNOWN_FIRST_TOKEN = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +186,12 @@ class AdaptiveModelSelector:
             )
             return Evidence.none()
 
+    def _estimator(self) -> Estimator:
+        """Return one snapshot for the whole decision."""
+        if not self.preferences.enable_adaptive_selection:
+            return Estimator(self._bench.hardware)
+        return self._bench.estimator.frozen()
+
     def _rank(
         self, models: Sequence[ModelMetadata], wanted: TaskRequirements, *, explore: bool
     ) -> tuple[Recommendations, dict[str, LoadOptions]]:
@@ -190,8 +200,9 @@ class AdaptiveModelSelector:
         loaded, reclaimable = self._bench.resident()
         machine = self._bench.machine(self.preferences, reclaimable=reclaimable)
         options = {model.name: self._options(model, wanted, machine) for model in models}
+        estimator = self._estimator()
         memory = {
-            model.name: self._memory(model, options[model.name], evidence, machine)
+            model.name: estimator.memory(model, options[model.name], budget_bytes=machine.limit)
             for model in models
         }
         rejected: list[Rejection] = []
@@ -201,7 +212,7 @@ class AdaptiveModelSelector:
             if reason is not None:
                 rejected.append(reason)
             else:
-                arms.append(self._arm(model, memory[model.name], options[model.name], loaded))
+                arms.append(_arm(estimator, model, memory[model.name], options[model.name], loaded))
         if not arms:
             return Recommendations([], rejected, task), options
         decision = self._decide(arms, task, evidence, machine, explore=explore)
@@ -266,40 +277,6 @@ class AdaptiveModelSelector:
         # Resolved, so that a peak is found again under the settings that it was measured with.
         return self._bench.runtime(model.runtimes[0]).resolve(model, options)
 
-    def _memory(
-        self, model: ModelMetadata, options: LoadOptions, evidence: Evidence, machine: Machine
-    ) -> MemoryEstimate:
-        return estimate_memory(
-            model,
-            context_length=options.context_length,
-            kv_type=options.kv_type,
-            instruction_sets=self._bench.hardware.instruction_sets,
-            budget_bytes=machine.limit,
-            measured_bytes=evidence.peaks.get((model_key(model), options.settings)),
-        )
-
-    def _arm(
-        self,
-        model: ModelMetadata,
-        memory: MemoryEstimate,
-        options: LoadOptions,
-        loaded: frozenset[str],
-    ) -> Arm:
-        bandwidth = self._bench.hardware.memory_bandwidth
-        for gpu in self._bench.hardware.gpu_devices:
-            if gpu.hardware is options.device and gpu.memory_bandwidth:
-                bandwidth = gpu.memory_bandwidth
-        speed = estimate_speed(model, memory_bandwidth=bandwidth, device=options.device)
-        assert memory.total_bytes is not None  # the filter rejected what is unknown
-        return Arm(
-            model=model,
-            memory_bytes=memory.total_bytes,
-            decode_rate=speed.decode_rate or 10.0,
-            first_token_seconds=speed.time_to_first_token or 0.3,
-            load_seconds=speed.load_seconds,
-            resident=model.name in loaded,
-        )
-
     def _record(self, ranked: Recommendations, wanted: TaskRequirements) -> str | None:
         chosen = ranked[0] if ranked else None
         identity = uuid4().hex
@@ -339,6 +316,26 @@ class AdaptiveModelSelector:
                 reason=str(rejection),
             )
         return identity
+
+
+def _arm(
+    estimator: Estimator,
+    model: ModelMetadata,
+    memory: MemoryForecast,
+    options: LoadOptions,
+    loaded: frozenset[str],
+) -> Arm:
+    speed = estimator.speed(model, options)
+    assert memory.total_bytes is not None  # the filter rejected what is unknown
+    return Arm(
+        model=model,
+        memory_bytes=memory.total_bytes,
+        decode_rate=speed.decode_rate or _UNKNOWN_RATE,
+        first_token_seconds=speed.time_to_first_token or _UNKNOWN_FIRST_TOKEN,
+        load_seconds=speed.load_seconds,
+        resident=model.name in loaded,
+        speed_source=speed.source,
+    )
 
 
 def _is_positive_whole(value: object) -> bool:

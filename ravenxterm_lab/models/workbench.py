@@ -8,9 +8,10 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ravenxterm_lab.config import Paths, paths
+from ravenxterm_lab.estimation import Estimator, HistoryReader
 from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.hardware import HardwareProfile
-from ravenxterm_lab.models.loading import estimate_load, record_load
+from ravenxterm_lab.models.loading import BeforeLoad, estimate_load, record_load
 from ravenxterm_lab.models.messages import MessageLog
 from ravenxterm_lab.preferences import UserPreferences
 from ravenxterm_lab.runtimes import ModelPool, Runtime, discover_runtimes
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["Workbench"]
+
+#: Tables that the estimator learns from, beside the executions.
+_LEARNED_FROM = frozenset({"loads", "predictions"})
 
 
 class Workbench:
@@ -55,6 +59,8 @@ class Workbench:
         self.messages = MessageLog(self.store)
         #: In force in this process: the pool's budget and keep-alive follow them.
         self.preferences = UserPreferences.get_defaults()
+        #: What was known of each load that is under way, by model key and settings.
+        self.before_load: dict[tuple[str, str], BeforeLoad] = {}
         if hardware is not None:
             self.hardware = hardware
         if runtimes is not None:
@@ -87,10 +93,26 @@ class Workbench:
         return next(runtime for runtime in self.runtimes if runtime.name == name)
 
     @cached_property
+    def history(self) -> HistoryReader:
+        """What became of earlier estimates, read from the store when something changed."""
+
+        def tell(error: StoreError) -> None:
+            text = f"Estimated from formulas alone, history cannot be read: {error}"
+            self.messages.add("warning", "store", text)
+
+        return HistoryReader(self.store, now=self.now, on_error=tell)
+
+    @cached_property
+    def estimator(self) -> Estimator:
+        """The one estimator of this machine; it knows what was measured here."""
+        here = self.hardware.fingerprint
+        return Estimator(self.hardware, lambda: self.history.read(here))
+
+    @cached_property
     def pool(self) -> ModelPool:
         """The models that are loaded in this process, within one budget."""
         return ModelPool(
-            budget=self._load_budget,
+            budget=self.load_budget,
             estimate=partial(estimate_load, self),
             keep_alive=lambda: self.preferences.keep_alive_seconds,
             on_load=partial(record_load, self),
@@ -102,7 +124,8 @@ class Workbench:
         idle = sum(item.memory.anonymous_bytes for item in loaded if not item.in_use)
         return frozenset(item.model.name for item in loaded), idle
 
-    def _load_budget(self) -> int:
+    def load_budget(self) -> int:
+        """Return the bytes that all loaded models may hold together, now."""
         machine = self.machine(self.preferences)
         held = sum(item.memory.anonymous_bytes for item in self.pool.resident())
         return min(machine.budget, machine.available + held)
@@ -137,10 +160,13 @@ class Workbench:
             Values by column.
         """
         try:
-            return self.store.record(table, **fields)
+            recorded = self.store.record(table, **fields)
         except StoreError as error:
             self.messages.add("warning", "store", f"Not recorded: {error}")
             return None
+        if table in _LEARNED_FROM:
+            self.history.forget()
+        return recorded
 
     def record_execution(self, *, metrics: Mapping[str, Any], **context: Any) -> ExecutionId | None:
         """Record an execution; a store that fails becomes a message, and the work goes on.
@@ -158,10 +184,12 @@ class Workbench:
             If a metric has a bad value.
         """
         try:
-            return self.store.record_execution(metrics=metrics, **context)
+            recorded = self.store.record_execution(metrics=metrics, **context)
         except StoreError as error:
             self.messages.add("warning", "store", f"Not recorded: {error}")
             return None
+        self.history.forget()
+        return recorded
 
     @staticmethod
     def now() -> str:

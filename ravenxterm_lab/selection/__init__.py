@@ -16,7 +16,7 @@ from ravenxterm_lab.selection.explain import (
     WhyNot,
     recommend,
 )
-from ravenxterm_lab.selection.policy import Arm, Decision, Weights, decide, model_key, weights_for
+from ravenxterm_lab.selection.policy import Arm, Decision, Weights, decide, weights_for
 
 __all__ = [
     "Arm",
@@ -31,7 +31,6 @@ __all__ = [
     "Weights",
     "WhyNot",
     "decide",
-    "model_key",
     "recommend",
     "reject_by_facts",
     "reject_by_measurement",

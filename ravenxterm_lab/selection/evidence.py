@@ -18,9 +18,9 @@ SPEED_HALF_LIFE_DAYS = 14.0
 # One query, since each opens the store anew, and over the hourly sums, since it is asked before
 # every choice: a history of 10 million executions is some thousand rows. An hour counts as a whole,
 # with the age of its middle, so that a weight is off by at most half an hour's decay: 0.11 %.
-# Quality belongs to the model, so it is not tied to the hardware; speed, memory and failures are.
+# Quality belongs to the model, so it is not tied to the hardware; speed and failures are.
 # A thumb up or down arrives late: it shifts the sum by what it replaces, and the latest one counts.
-# Memory depends on the engine's settings (the context above all), so a peak holds for them only.
+# What loads took, in memory and in time, is the estimator's (estimation/recall.py).
 _EVIDENCE_SQL = """
 WITH corrections AS (
     SELECT
@@ -75,18 +75,8 @@ WITH corrections AS (
     FROM sums s
     LEFT JOIN corrections c ON c.model_key = s.model_key AND c.task = s.task
     WHERE s.everywhere > 0
-), peaks AS (
-    SELECT model_key, coalesce(settings, '') AS settings, max(peak_memory_succeeded) AS peak
-    FROM hours
-    WHERE here AND peak_memory_succeeded > 0
-    GROUP BY ALL
-), waits AS (
-    SELECT coalesce(fingerprint, model) AS model_key, median(seconds) AS load_seconds
-    FROM loads
-    WHERE success AND seconds IS NOT NULL AND coalesce(hardware, $hardware) = $hardware
-    GROUP BY model_key
 )
-FROM cells UNION ALL BY NAME FROM peaks UNION ALL BY NAME FROM waits
+FROM cells
 """
 
 
@@ -124,20 +114,14 @@ class Evidence:
     ----------
     cells : mapping of (model key, task) to CellEvidence
         Executions.
-    peaks : mapping of (model key, engine settings) to int
-        Largest measured memory, bytes.
-    load_seconds : mapping of model key to float
-        Median load time.
     """
 
     cells: Mapping[tuple[str, str], CellEvidence]
-    peaks: Mapping[tuple[str, str], int]
-    load_seconds: Mapping[str, float]
 
     @classmethod
     def none(cls) -> Evidence:
         """Return the evidence of an empty history."""
-        return cls({}, {}, {})
+        return cls({})
 
     @classmethod
     def from_store(cls, store: Store, *, hardware: str, now: str) -> Evidence:
@@ -160,7 +144,7 @@ class Evidence:
                 "half_life": SPEED_HALF_LIFE_DAYS,
             },
         ).fetchall()
-        cells, peaks, waits = {}, {}, {}
+        cells = {}
         for (
             key,
             task,
@@ -174,28 +158,20 @@ class Evidence:
             wn,
             wm,
             first,
-            settings,
-            peak,
-            wait,
         ) in rows:
-            if peak is not None:
-                peaks[key, settings] = peak
-            elif wait is not None:
-                waits[key] = wait
-            else:
-                cells[key, task] = CellEvidence(
-                    runs=runs,
-                    succeeded=ok,
-                    failed=failed,
-                    quality_n=float(qn or 0),
-                    quality_mean=qm,
-                    speed_n=float(sn or 0),
-                    speed_mean=sm,
-                    work_n=float(wn or 0),
-                    work_mean=wm,
-                    first_token_mean=first,
-                )
-        return cls(cells, peaks, waits)
+            cells[key, task] = CellEvidence(
+                runs=runs,
+                succeeded=ok,
+                failed=failed,
+                quality_n=float(qn or 0),
+                quality_mean=qm,
+                speed_n=float(sn or 0),
+                speed_mean=sm,
+                work_n=float(wn or 0),
+                work_mean=wm,
+                first_token_mean=first,
+            )
+        return cls(cells)
 
     def cell(self, key: str, task: str) -> CellEvidence:
         """Return the statistics of one cell; empty ones when it was never run.

@@ -308,7 +308,7 @@ def _recommendation(
             latency * math.exp(_Z90 * latency_sd),
             weights.latency / (1 + latency / decision.latency_scale),
             cell.speed_n,
-            _source(cell.speed_n, "prior: bytes per token ÷ memory bandwidth"),
+            _source(cell.speed_n, f"estimate: {arm.speed_source}"),
         ),
         Part(
             "memory",

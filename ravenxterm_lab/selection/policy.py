@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ravenxterm_lab.estimation import model_key
 from ravenxterm_lab.preferences import AccuracyPreference, PerformancePreference
 from ravenxterm_lab.selection.field import Cell, FieldPrior, Observation, Posterior, condition
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ravenxterm_lab.preferences import UserPreferences
     from ravenxterm_lab.selection.evidence import CellEvidence, Evidence
 
-__all__ = ["Arm", "Decision", "Weights", "decide", "model_key", "weights_for"]
+__all__ = ["Arm", "Decision", "Weights", "decide", "weights_for"]
 
 #: Joint posterior draws behind P(best) and P(chosen); one more serves as the exploring draw.
 DRAWS = 256
@@ -85,11 +86,6 @@ def weights_for(preferences: UserPreferences) -> Weights:
     )
 
 
-def model_key(model: ModelMetadata) -> str:
-    """Return what history knows a model by: its fingerprint, or its name without one."""
-    return model.fingerprint or model.name
-
-
 @dataclass(frozen=True, slots=True)
 class Arm:
     """One feasible candidate with what the estimator says of it.
@@ -101,13 +97,15 @@ class Arm:
     memory_bytes : int
         Predicted or measured bytes when loaded.
     decode_rate : float
-        Predicted tokens (items) per second, before any measurement of this model.
+        Predicted tokens (items) per second.
     first_token_seconds : float
         Predicted seconds to the first token when resident.
     load_seconds : float
         Seconds that a load takes; counted only when it is not resident.
     resident : bool
         Whether it is loaded now.
+    speed_source : str
+        Where the decode rate comes from, in words.
     """
 
     model: ModelMetadata
@@ -116,6 +114,7 @@ class Arm:
     first_token_seconds: float
     load_seconds: float
     resident: bool = False
+    speed_source: str = "bytes and operations ÷ speed of the device"
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +244,7 @@ def decide(
     cells = tuple(evidence.cell(key, task) for key in keys)
     waiting = np.array(
         [
-            (0.0 if arm.resident else evidence.load_seconds.get(key, arm.load_seconds))
+            (0.0 if arm.resident else arm.load_seconds)
             + (arm.first_token_seconds if cell.first_token_mean is None else cell.first_token_mean)
             for arm, key, cell in zip(arms, keys, cells, strict=True)
         ]

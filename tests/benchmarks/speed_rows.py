@@ -128,7 +128,6 @@ def replay(rows: list[dict[str, Any]], level: float = 0.8) -> Iterator[Replayed]
             history=history,
             level=level,
         ).decode
-        assert forecast is not None
         yield Replayed(
             row["hw"], forecast.tier, forecast.value, forecast.low, forecast.high, row["tps"]
         )

@@ -122,8 +122,9 @@ def test_without_bandwidth_or_measurement_nothing_is_claimed() -> None:
     assert nothing.decode_rate is None
     assert nothing.tier == "none"
     assert "bandwidth" in nothing.source
+    assert nothing.low is nothing.high is nothing.time_to_first_token is None
     history = History()
-    subject = estimate_speed(model(), memory_bandwidth=2e10).decode.subject
+    subject = nothing.decode.subject
     history.add(Outcome("throughput", "none", "gguf", "cpu", subject, 20.0, 50.0, spread=0.5))
     assert estimate_speed(model(), history=history).decode_rate == pytest.approx(50, rel=0.2)
 

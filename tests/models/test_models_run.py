@@ -42,8 +42,15 @@ def test_a_run_is_recorded_with_its_selection_load_prediction_and_sample(
     load = manager.sql("SELECT model, success, memory_bytes, predicted_bytes FROM loads").fetchall()
     assert load[0][:2] == (run.model.name, True)
     assert load[0][2] == pytest.approx(load[0][3], rel=0.1)
-    quantities = manager.sql("SELECT quantity FROM predictions ORDER BY ALL").fetchall()
-    assert quantities == [("peak_memory",), ("throughput",)]
+    stored = manager.sql(
+        "SELECT quantity, engine, device, settings, hardware, level, actual > 0 AND low < predicted"
+        " AND predicted < high FROM predictions ORDER BY ALL"
+    ).fetchall()
+    where = ("llama_cpp", "cpu", row[8], manager.registry.hardware_profile.fingerprint, 0.8, True)
+    assert stored == [
+        (quantity, *where)
+        for quantity in ("load_seconds", "peak_memory", "throughput", "time_to_first_token")
+    ]
     assert len(manager.sql("FROM hardware_samples")) == 1
 
 

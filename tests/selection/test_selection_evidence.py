@@ -91,23 +91,6 @@ def test_failures_count_and_stopped_runs_do_not(store: Store) -> None:
     assert cell.speed_mean == pytest.approx(math.log(5))
 
 
-def test_peaks_hold_for_their_settings_and_loads_for_the_model(store: Store) -> None:
-    """The largest peak for each setting, and the median load time."""
-    for settings, peak in (("ctx=512", 10), ("ctx=512", 30), ("ctx=4096", 50)):
-        store.record_execution(
-            model="m", fingerprint="f", task="t", settings=settings, hardware="here",
-            metrics={"peak_memory": peak},
-        )  # fmt: skip
-    for seconds in (1.0, 2.0, 9.0):
-        store.record(
-            "loads", model="m", fingerprint="f", hardware="here", success=True, seconds=seconds
-        )
-    store.record("loads", model="m", fingerprint="f", hardware="here", success=False, error="no")
-    evidence = read(store)
-    assert evidence.peaks == {("f", "ctx=512"): 30, ("f", "ctx=4096"): 50}
-    assert evidence.load_seconds == {"f": 2.0}
-
-
 def test_items_per_second_stand_in_for_tokens(store: Store) -> None:
     """Without a token count the work of a run is its latency times its throughput."""
     store.record_execution(model="m", task="t", metrics={"latency": 2.0, "throughput": 4.0})
@@ -116,22 +99,16 @@ def test_items_per_second_stand_in_for_tokens(store: Store) -> None:
 
 def by_hand(
     runs: list[tuple[int, dict[str, object], dict[str, object]]], judged: dict[int, float]
-) -> tuple[dict[tuple[str, str], dict[str, float | None]], dict[tuple[str, str], int]]:
-    """Compute cells and peaks from the runs themselves: (seconds ago, context, metrics)."""
+) -> dict[tuple[str, str], dict[str, float | None]]:
+    """Compute the cells from the runs themselves: (seconds ago, context, metrics)."""
     cells: dict[tuple[str, str], dict[str, float | None]] = {}
     lists: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
-    peaks: dict[tuple[str, str], int] = {}
     for i, (ago, context, metrics) in enumerate(runs):
         if metrics.get("failure") == INTERRUPTED:
             continue
         key = str(context["fingerprint"] or context["model"])
         here = context["hardware"] in (None, "here")
         good = bool(metrics["success"])
-        peak = metrics["peak_memory"]
-        if here and good and peak:
-            assert isinstance(peak, int)
-            place = key, str(context["settings"] or "")
-            peaks[place] = max(peak, peaks.get(place, 0))
         if context["task"] is None:
             continue
         cell = cells.setdefault(
@@ -166,7 +143,7 @@ def by_hand(
             if name != "first_token":
                 cell[f"{name}_n"] = total
             cell[f"{name}_mean"] = sum(by * x for by, x in pairs) / total if pairs else None
-    return cells, peaks
+    return cells
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -194,7 +171,6 @@ def test_the_hourly_sums_say_what_the_runs_say(store: Store, clock: Clock, seed:
             "throughput": rng.choice([0.0, rng.lognormvariate(3, 1)]),
             "tokens_out": rng.choice([None, rng.randrange(50)]),
             "time_to_first_token": rng.choice([None, rng.random()]),
-            "peak_memory": rng.choice([None, rng.randrange(99)]),
             "quality": rng.choice([None, rng.random()]),
         }
         if rng.random() < 0.1:
@@ -214,8 +190,7 @@ def test_the_hourly_sums_say_what_the_runs_say(store: Store, clock: Clock, seed:
         if i in (20, 200):
             store.ingest_now()
     evidence = read(store)
-    cells, peaks = by_hand(runs, judged)
-    assert dict(evidence.peaks) == peaks
+    cells = by_hand(runs, judged)
     assert evidence.cells.keys() == cells.keys()
     # A mean moves by no more than its weights, times how far its values lie apart.
     bound = {"speed_n": {"rel": 0.0011}, "speed_mean": {"abs": 0.0022 * 10}}

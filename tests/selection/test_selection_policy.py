@@ -28,7 +28,7 @@ def arm(name: str, *, memory: int = GIB, rate: float = 50.0, **options: object) 
 
 
 def history(**cells: CellEvidence) -> Evidence:
-    return Evidence({(name, TASK): cell for name, cell in cells.items()}, {}, {})
+    return Evidence({(name, TASK): cell for name, cell in cells.items()})
 
 
 def run(

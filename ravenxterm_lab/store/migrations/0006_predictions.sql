@@ -13,7 +13,7 @@ ALTER TABLE predictions ADD COLUMN basis JSON;
 COMMENT ON COLUMN predictions.quantity IS
     'What was predicted: peak_memory (bytes), load_seconds and time_to_first_token (s), throughput (1/s).';
 COMMENT ON COLUMN predictions.tier IS
-    'The finest evidence that it rests on: measured, interpolated, scaled, device, roofline or formula.';
+    'The finest evidence that it rests on: measured, interpolated, scaled, device, roofline, formula or none.';
 COMMENT ON COLUMN predictions.actual IS
     'Measured value (unit of the quantity); NULL where a failure left nothing to measure.';
 COMMENT ON COLUMN predictions.engine IS 'Runtime that it was made for.';
@@ -22,7 +22,7 @@ COMMENT ON COLUMN predictions.settings IS 'Settings of the load that it was made
 COMMENT ON COLUMN predictions.hardware IS 'Identity of the hardware profile.';
 COMMENT ON COLUMN predictions.level IS 'Share of outcomes that its interval shall hold (0-1).';
 COMMENT ON COLUMN predictions.spread IS
-    'Standard deviation of ln(actual / predicted) that the predictor stated, before calibration.';
+    'Standard deviation of ln(actual / predicted) that the predictor stated, on the side of the outcome.';
 COMMENT ON COLUMN predictions.verdict IS
     'Of a load, whether it was said to fit: fits, pages, cannot or unknown.';
 COMMENT ON COLUMN predictions.failure IS 'Kind of failure of the load; NULL where there was none.';

@@ -1,0 +1,336 @@
+"""The one estimator: formulas and physics, bound to a machine and to what was measured on it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from ravenxterm_lab.estimation.conformal import DEFAULT_LEVEL, Group, normal_interval
+from ravenxterm_lab.estimation.history import History
+from ravenxterm_lab.estimation.memory import MemoryEstimate, estimate_memory
+from ravenxterm_lab.estimation.speed import SpeedEstimate, estimate_speed, model_key
+from ravenxterm_lab.estimation.verdict import Verdict, judge
+from ravenxterm_lab.runtimes.base import LoadOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ravenxterm_lab.estimation.history import Truth
+    from ravenxterm_lab.hardware import HardwareProfile
+    from ravenxterm_lab.metadata import ModelMetadata
+
+__all__ = ["Estimator", "MemoryForecast"]
+
+# Repeated loads of one model with one set of settings differ by about this (ln); a context
+# between measured ones adds what the formula may get wrong of the difference.
+_MEASURED_SPREAD = 0.02
+_INTERPOLATED_SPREAD = 0.04
+#: Where a formula states no interval.
+_FORMULA_SPREAD = 0.1
+#: Contexts are multiples of this many cells (llama.cpp pads to it).
+_STEP = 256
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryForecast(MemoryEstimate):
+    """A `MemoryEstimate` with the evidence behind it; its interval is calibrated.
+
+    Attributes
+    ----------
+    tier : str
+        ``"measured"`` (a peak of this model with these settings here), ``"interpolated"`` (a
+        peak with other settings, moved by the difference of the formula) or ``"formula"``.
+    level : float
+        Share of the outcomes that the interval shall hold (0–1).
+    below, above : float
+        Standard deviation of ln(actual / total) before calibration, on either side.
+    runs : int
+        Measurements behind it.
+    """
+
+    tier: str = "formula"
+    level: float = DEFAULT_LEVEL
+    below: float = _FORMULA_SPREAD
+    above: float = _FORMULA_SPREAD
+    runs: int = 0
+
+
+class Estimator:
+    """Says what models take on one machine, and how fast they are there.
+
+    Parameters
+    ----------
+    hardware : HardwareProfile
+        The machine; a simulated one will do.
+    history : callable, optional
+        Returns the history of that machine, such as `HistoryReader.read`; without it only
+        formulas and physics speak.
+    level : float
+        Share of the outcomes that the intervals shall hold.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from ravenxterm_lab.hardware import HardwareProfile
+    >>> from ravenxterm_lab.metadata import ModelType
+    >>> machine = HardwareProfile.detect(measure_bandwidth=False)
+    >>> model = ModelMetadata("m", ModelType.ONNX, Path("m.onnx"), 10_000_000)
+    >>> Estimator(machine).memory(model).tier
+    'formula'
+    """
+
+    def __init__(
+        self,
+        hardware: HardwareProfile,
+        history: Callable[[], History] | None = None,
+        *,
+        level: float = DEFAULT_LEVEL,
+    ) -> None:
+        self.hardware = hardware
+        self.level = level
+        nothing = History()
+        self._history = history or (lambda: nothing)
+        # Rankings ask for the same speeds again and again; an answer holds for its history.
+        self._speeds: WeakKeyDictionary[History, dict[tuple[object, ...], SpeedEstimate]]
+        self._speeds = WeakKeyDictionary()
+
+    def frozen(self) -> Estimator:
+        """Return an estimator that keeps to what is known now, whatever is recorded later."""
+        known = self._history()
+        frozen = Estimator(self.hardware, lambda: known, level=self.level)
+        frozen._speeds = self._speeds
+        return frozen
+
+    def memory(
+        self,
+        model: ModelMetadata,
+        options: LoadOptions | None = None,
+        *,
+        engine: str | None = None,
+        budget_bytes: int | None = None,
+    ) -> MemoryForecast:
+        """Say what loading and running a model takes, and whether that fits.
+
+        A peak that was measured with these settings is the answer; one measured with another
+        context is moved by the difference of the formula between the two.
+
+        Parameters
+        ----------
+        model : ModelMetadata
+            The model.
+        options : LoadOptions, optional
+            How it would be loaded; by default as the runtime would.
+        engine : str, optional
+            By default the first of its runtimes.
+        budget_bytes : int, optional
+            Held against the total for the verdict.
+        """
+        options = (options or LoadOptions()).resolved(model)
+        engine = engine or (model.runtimes[0] if model.runtimes else None)
+        history = self._history()
+        place = (engine or "", options.device.value)
+        truth = history.truths.get((model_key(model), *place, options.settings))
+        if truth is not None:
+            base = self._formula(model, options, engine, budget_bytes, truth.peak_bytes)
+            return self._judged(
+                base, base.total_bytes, "measured", history, budget_bytes, place, truth.runs
+            )
+        base = self._formula(model, options, engine, budget_bytes)
+        near = self._nearest(model, options, place, history)
+        if near is None or base.total_bytes is None:
+            return self._judged(base, base.total_bytes, "formula", history, budget_bytes, place, 0)
+        measured_with, truth = near
+        there = self._formula(model, measured_with, engine).total_bytes
+        if there is None:
+            return self._judged(base, base.total_bytes, "formula", history, budget_bytes, place, 0)
+        total = max(truth.peak_bytes + base.total_bytes - there, 1)
+        return self._judged(base, total, "interpolated", history, budget_bytes, place, truth.runs)
+
+    def speed(
+        self,
+        model: ModelMetadata,
+        options: LoadOptions | None = None,
+        *,
+        engine: str | None = None,
+        context_length: int | None = None,
+        prompt_tokens: int | None = None,
+        cached: float | None = None,
+    ) -> SpeedEstimate:
+        """Say how long a load, the first token and each further token take.
+
+        Parameters
+        ----------
+        model, options, engine
+            As for `memory`.
+        context_length : int, optional
+            Tokens in the KV cache while decoding; by default those of the prompt.
+        prompt_tokens : int, optional
+            Tokens to read before the first one.
+        cached : float, optional
+            Share of the file in the page cache (see `cached_share`).
+        """
+        options = (options or LoadOptions()).resolved(model)
+        history = self._history()
+        known = self._speeds.setdefault(history, {})
+        key = (
+            history.version, model_key(model), model.size_bytes, model.runtimes, options, engine,
+            context_length, prompt_tokens, cached,
+        )  # fmt: skip
+        if key not in known:
+            known[key] = estimate_speed(
+                model,
+                hardware=self.hardware,
+                device=options.device,
+                engine=engine,
+                context_length=context_length,
+                prompt_tokens=prompt_tokens,
+                kv_type=options.kv_type,
+                batch_size=options.batch_size,
+                gpu_layers=options.gpu_layers or None,
+                settings=options.settings,
+                cached=cached,
+                history=history,
+                level=self.level,
+            )
+        return known[key]
+
+    def largest_context(
+        self,
+        model: ModelMetadata,
+        budget_bytes: int,
+        options: LoadOptions | None = None,
+        *,
+        engine: str | None = None,
+    ) -> int | None:
+        """Return the longest context with which a model fits, in tokens.
+
+        Parameters
+        ----------
+        model, options, engine
+            As for `memory`; the context of the options is not looked at.
+        budget_bytes : int
+            What it must fit into.
+
+        Returns
+        -------
+        int or None
+            At most what the model was trained for, else a multiple of 256; None when not even
+            256 tokens fit, when the memory is not known, or when it has no context.
+        """
+        trained = model.context_length
+        if trained is None or model.attention is None:
+            return None
+
+        def fits(length: int) -> bool:
+            asked = replace(options or LoadOptions(), context_length=length)
+            found = self.memory(model, asked, engine=engine, budget_bytes=budget_bytes)
+            return found.verdict is Verdict.FITS
+
+        if fits(trained):
+            return trained
+        low, high = 0, -(-trained // _STEP)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle * _STEP) else (low, middle)
+        return low * _STEP or None
+
+    def _formula(
+        self,
+        model: ModelMetadata,
+        options: LoadOptions,
+        engine: str | None,
+        budget_bytes: int | None = None,
+        measured_bytes: int | None = None,
+    ) -> MemoryEstimate:
+        gpus = self.hardware.gpu_devices
+        return estimate_memory(
+            model,
+            engine=engine,
+            context_length=options.context_length,
+            batch_size=options.batch_size,
+            kv_type=options.kv_type,
+            gpu_layers=options.gpu_layers or None,
+            devices=tuple(gpu for gpu in gpus if gpu.hardware is options.device),
+            instruction_sets=self.hardware.instruction_sets,
+            budget_bytes=budget_bytes,
+            measured_bytes=measured_bytes,
+        )
+
+    def _nearest(
+        self,
+        model: ModelMetadata,
+        options: LoadOptions,
+        place: tuple[str, str],
+        history: History,
+    ) -> tuple[LoadOptions, Truth] | None:
+        """Return the measured load whose context is nearest in ratio, other settings equal."""
+        wanted = options.context_length
+        if wanted is None:
+            return None
+        best: tuple[float, LoadOptions, Truth] | None = None
+        for (_, engine, device, settings), truth in history.loads_of(model_key(model)):
+            if (engine, device) != place:
+                continue
+            context = _context_of(settings)
+            if context is None:
+                continue
+            there = replace(options, context_length=context)
+            distance = abs(math.log(context / wanted))
+            if there.settings == settings and (best is None or distance < best[0]):
+                best = (distance, there, truth)
+        return None if best is None else best[1:]
+
+    def _judged(
+        self,
+        base: MemoryEstimate,
+        total: int | None,
+        tier: str,
+        history: History,
+        budget_bytes: int | None,
+        place: tuple[str, str],
+        runs: int,
+    ) -> MemoryForecast:
+        facts = {field.name: getattr(base, field.name) for field in fields(MemoryEstimate)}
+        below, above = _sides(base, tier)
+        facts.update(tier=tier, level=self.level, below=below, above=above, runs=runs)
+        if total is None:
+            return MemoryForecast(**facts)
+        if tier == "interpolated":
+            many = f"{runs} run{'' if runs == 1 else 's'}"
+            facts.update(
+                total_bytes=total,
+                source=f"peak of {many} here with another context, and the formula between the two",
+            )
+            if len(base.devices) <= 1:
+                mapped = (base.weights_bytes or 0) if base.kv_cache_bytes else 0
+                facts["verdict"] = judge(total, budget_bytes, pageable_bytes=mapped)
+        low, high = history.calibrator.quantiles(Group("peak_memory", tier, *place), self.level)
+        facts.update(
+            low_bytes=round(total * math.exp(low * below)),
+            high_bytes=round(total * math.exp(high * above)),
+        )
+        return MemoryForecast(**facts)
+
+
+def _sides(base: MemoryEstimate, tier: str) -> tuple[float, float]:
+    """Return the spread on either side, from the interval that the formula states."""
+    if tier != "formula":
+        spread = _MEASURED_SPREAD if tier == "measured" else _INTERPOLATED_SPREAD
+        return spread, spread
+    if not (base.total_bytes and base.low_bytes and base.high_bytes):
+        return _FORMULA_SPREAD, _FORMULA_SPREAD
+    end = normal_interval(DEFAULT_LEVEL)[1]
+    below = math.log(base.total_bytes / base.low_bytes) / end
+    above = math.log(base.high_bytes / base.total_bytes) / end
+    return below or _FORMULA_SPREAD, above or _FORMULA_SPREAD
+
+
+def _context_of(settings: str) -> int | None:
+    """Return the context that a text of settings names (see `LoadOptions.settings`)."""
+    for part in settings.split():
+        name, _, value = part.partition("=")
+        if name == "ctx" and value.isdigit():
+            return int(value)
+    return None

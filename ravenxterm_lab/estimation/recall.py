@@ -1,0 +1,177 @@
+"""Reading the history of the estimator from the store: one query, kept while nothing changes."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from ravenxterm_lab.estimation.conformal import DEFAULT_LEVEL
+from ravenxterm_lab.estimation.history import History, Outcome, Truth
+from ravenxterm_lab.estimation.learning import Subject
+from ravenxterm_lab.exceptions import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ravenxterm_lab.store import Store
+
+__all__ = ["HistoryReader", "basis_of"]
+
+#: The latest outcomes that are read; a cell counts its last sixty runs, a group its last 200.
+MOST_OUTCOMES = 2000
+#: Seconds after which other processes may have recorded something worth knowing.
+FRESH_SECONDS = 1.0
+
+# A peak belongs to one engine with one set of settings: the context above all. What another
+# program recorded of itself names no engine, and says nothing about ours.
+_HISTORY_SQL = """
+WITH runs AS (
+    SELECT
+        coalesce(fingerprint, model) AS model_key, runtime AS engine, device, settings,
+        max(peak_memory_succeeded) AS peak, sum(succeeded) AS n
+    FROM execution_hours
+    WHERE runtime IS NOT NULL AND coalesce(hardware, $hardware) = $hardware
+    GROUP BY ALL
+), loaded AS (
+    SELECT
+        coalesce(fingerprint, model) AS model_key, runtime AS engine, device, settings,
+        max(memory_bytes) AS peak, count(*) AS n
+    FROM loads
+    WHERE success AND runtime IS NOT NULL AND coalesce(hardware, $hardware) = $hardware
+    GROUP BY ALL
+), truths AS (
+    SELECT
+        coalesce(r.model_key, l.model_key) AS model_key,
+        coalesce(r.engine, l.engine) AS engine,
+        coalesce(r.device, l.device, 'cpu') AS device,
+        coalesce(r.settings, l.settings, '') AS settings,
+        -- A run touches pages that the load did not: its peak comes first.
+        coalesce(nullif(r.peak, 0), l.peak) AS peak,
+        coalesce(nullif(r.n, 0), l.n)::BIGINT AS n
+    FROM runs r FULL JOIN loaded l
+        ON r.model_key = l.model_key AND r.engine = l.engine
+        AND r.device IS NOT DISTINCT FROM l.device AND r.settings IS NOT DISTINCT FROM l.settings
+    WHERE coalesce(nullif(r.peak, 0), l.peak) > 0
+), outcomes AS (
+    SELECT
+        quantity, tier, engine, device, predicted, actual, low, high, level, spread,
+        hardware IS NOT DISTINCT FROM $hardware AS here, basis::VARCHAR AS basis,
+        date_diff('second', ts, CAST($now AS TIMESTAMP)) / 86400.0 AS age,
+        row_number() OVER (ORDER BY ts DESC, session DESC, seq DESC) AS place
+    FROM predictions
+    WHERE actual IS NOT NULL AND basis IS NOT NULL
+    ORDER BY ts DESC, session DESC, seq DESC
+    LIMIT $most
+)
+SELECT * FROM (FROM truths UNION ALL BY NAME FROM outcomes) ORDER BY place DESC
+"""
+
+
+class HistoryReader:
+    """Reads histories from a store, and keeps each until something is recorded.
+
+    Parameters
+    ----------
+    store : Store
+        Where predictions, loads and executions are.
+    now : callable
+        Returns the moment as ISO 8601 in UTC.
+    on_error : callable, optional
+        Told when the store cannot be read; the history is empty then.
+    clock : callable, optional
+        Seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        now: Callable[[], str],
+        on_error: Callable[[StoreError], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._now = now
+        self._on_error = on_error
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._kept: dict[str, tuple[float, History]] = {}
+
+    def forget(self) -> None:
+        """Read anew the next time: this process recorded something."""
+        with self._lock:
+            self._kept.clear()
+
+    def read(self, hardware: str) -> History:
+        """Return the history as a machine sees it.
+
+        Parameters
+        ----------
+        hardware : str
+            Fingerprint of the machine; what was measured on others serves for calibration only.
+        """
+        with self._lock:
+            kept = self._kept.get(hardware)
+            if kept is not None and self._clock() - kept[0] < FRESH_SECONDS:
+                return kept[1]
+        try:
+            history = self._query(hardware)
+        except StoreError as error:
+            if self._on_error is not None:
+                self._on_error(error)
+            history = History()
+        with self._lock:
+            self._kept[hardware] = (self._clock(), history)
+        return history
+
+    def _query(self, hardware: str) -> History:
+        result = self._store.sql(
+            _HISTORY_SQL, {"hardware": hardware, "now": self._now(), "most": MOST_OUTCOMES}
+        )
+        truths: dict[tuple[str, str, str, str], Truth] = {}
+        outcomes: list[Outcome] = []
+        for row in result:
+            values = dict(zip(result.columns, row, strict=True))
+            if values["quantity"] is None:
+                key = (values["model_key"], values["engine"], values["device"], values["settings"])
+                truths[key] = Truth(values["peak"], values["n"])
+            else:
+                outcomes.append(_outcome(values))
+        return History(outcomes, truths)
+
+
+def basis_of(subject: Subject) -> dict[str, object]:
+    """Return what the column ``basis`` holds of a subject, which `HistoryReader` reads again."""
+    return {
+        "parts": dict(subject.parts),
+        "model": subject.model,
+        "family": subject.family,
+        "settings": subject.settings,
+    }
+
+
+def _outcome(values: Mapping[str, Any]) -> Outcome:
+    basis = json.loads(values["basis"])
+    parts = basis.get("parts") or {}
+    return Outcome(
+        quantity=values["quantity"],
+        tier=values["tier"] or "",
+        engine=values["engine"] or "",
+        device=values["device"] or "",
+        subject=Subject(
+            {name: float(value) for name, value in parts.items()},
+            basis.get("model") or "",
+            basis.get("family") or "",
+            basis.get("settings") or "",
+        ),
+        predicted=values["predicted"] or 0.0,
+        actual=values["actual"],
+        low=values["low"],
+        high=values["high"],
+        level=values["level"] or DEFAULT_LEVEL,
+        spread=values["spread"],
+        here=values["here"],
+        age_days=max(values["age"], 0.0),
+    )

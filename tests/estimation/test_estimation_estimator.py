@@ -1,0 +1,286 @@
+"""One estimator: formulas, what was measured here, and what follows for other settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ravenxterm_lab.estimation import (
+    Estimator,
+    History,
+    HistoryReader,
+    Verdict,
+    basis_of,
+    cached_share,
+    estimate_memory,
+    model_key,
+)
+from ravenxterm_lab.estimation.learning import Subject
+from ravenxterm_lab.exceptions import StoreError
+from ravenxterm_lab.hardware import HardwareProfile
+from ravenxterm_lab.metadata import AttentionGeometry, ModelMetadata, ModelType
+from ravenxterm_lab.runtimes import LoadOptions
+from ravenxterm_lab.store import Store
+
+MIB = 2**20
+NOW = "2026-05-01 12:00:00"
+MACHINE = HardwareProfile(
+    cpu_architecture="x86_64",
+    cpu_name="test",
+    cpu_cores=2,
+    cpu_threads=2,
+    instruction_sets=("avx2",),
+    total_memory=8 * 2**30,
+    available_memory=8 * 2**30,
+    memory_bandwidth=2e10,
+)
+HERE = MACHINE.fingerprint
+
+
+def model(**changes: object) -> ModelMetadata:
+    made = ModelMetadata(
+        "m",
+        ModelType.GGUF,
+        Path("m.gguf"),
+        100 * MIB,
+        parameter_count=200_000_000,
+        architecture="llama",
+        context_length=32768,
+        runtimes=("llama_cpp",),
+        attention=AttentionGeometry((4,) * 24, 64, 64),
+        embedding_length=512,
+        vocabulary_size=32000,
+        tensor_bytes={"Q8_0": 100 * MIB},
+        fingerprint="f",
+    )
+    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "store", ingest=False) as made:
+        yield made
+
+
+def estimator(store: Store, machine: HardwareProfile = MACHINE) -> Estimator:
+    reader = HistoryReader(store, now=lambda: NOW)
+    return Estimator(machine, lambda: reader.read(machine.fingerprint))
+
+
+def ran(store: Store, context: int, peak: int, **changes: object) -> None:
+    fields: dict[str, object] = {
+        "model": "m", "fingerprint": "f", "task": "text_generation", "device": "cpu",
+        "runtime": "llama_cpp", "settings": f"ctx={context} kv=f16", "hardware": HERE,
+        "metrics": {"success": True, "peak_memory": peak},
+    }  # fmt: skip
+    store.record_execution(**{**fields, **changes})
+
+
+def predicted(
+    store: Store, quantity: str, value: float, actual: float | None, **more: object
+) -> None:
+    fields: dict[str, object] = {
+        "model": "m", "fingerprint": "f", "quantity": quantity, "tier": "roofline",
+        "predicted": value, "low": value / 2, "high": value * 2, "level": 0.8, "spread": 0.5,
+        "actual": actual, "engine": "llama_cpp", "device": "cpu", "hardware": HERE,
+        "settings": "ctx=4096 kv=f16",
+    }  # fmt: skip
+    store.record("predictions", **{**fields, **more})
+
+
+def test_a_measured_peak_is_the_answer(store: Store) -> None:
+    """The largest peak with these settings; narrower than the formula, and said to be measured."""
+    plain = estimator(store).memory(model(), LoadOptions(context_length=2048))
+    assert plain.tier == "formula"
+    ran(store, 2048, 300 * MIB)
+    ran(store, 2048, 310 * MIB)
+    found = estimator(store).memory(model(), LoadOptions(context_length=2048))
+    assert (found.tier, found.total_bytes, found.measured, found.runs) == (
+        "measured", 310 * MIB, True, 2,
+    )  # fmt: skip
+    assert found.low_bytes < 310 * MIB < found.high_bytes
+    assert found.high_bytes / found.low_bytes < plain.high_bytes / plain.low_bytes
+
+
+def test_a_load_that_was_never_run_counts_until_a_run_does(store: Store) -> None:
+    """What the load took is known at once; the peak of a run replaces it."""
+    where = {
+        "model": "m", "fingerprint": "f", "runtime": "llama_cpp", "device": "cpu",
+        "settings": "ctx=2048 kv=f16", "hardware": HERE,
+    }  # fmt: skip
+    store.record("loads", **where, success=True, memory_bytes=290 * MIB)
+    store.record("loads", **where, success=False, memory_bytes=999 * MIB, failure="corrupt")
+    asked = LoadOptions(context_length=2048)
+    assert estimator(store).memory(model(), asked).total_bytes == 290 * MIB
+    ran(store, 2048, 280 * MIB)
+    assert estimator(store).memory(model(), asked).total_bytes == 280 * MIB
+
+
+def test_another_context_is_moved_by_the_difference_of_the_formula(store: Store) -> None:
+    """From a peak at 2,048 tokens to 8,192: the KV cache and the compute buffer grow, no more."""
+    ran(store, 2048, 300 * MIB)
+    ran(store, 512, 10 * MIB)
+    found = estimator(store).memory(model(), LoadOptions(context_length=8192))
+    at = [
+        estimate_memory(model(), context_length=n, instruction_sets=("avx2",)).total_bytes
+        for n in (2048, 8192)
+    ]
+    assert found.tier == "interpolated"
+    assert found.total_bytes == 300 * MIB + at[1] - at[0]
+    assert not found.measured
+    assert found.low_bytes < found.total_bytes < found.high_bytes
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"hardware": "elsewhere"},
+        {"runtime": "onnx"},
+        {"device": "cuda"},
+        {"settings": "ctx=2048 kv=q8_0"},
+        {"settings": "ctx=2048 kv=f16 threads=1"},
+        {"fingerprint": "another"},
+        {"runtime": None},
+        {"metrics": {"success": False, "peak_memory": 300 * MIB}},
+    ],
+)
+def test_what_was_measured_under_other_conditions_is_no_truth(
+    store: Store, other: dict[str, object]
+) -> None:
+    """Another machine, engine, device, cache type or model, and a failed run, say nothing."""
+    ran(store, 2048, 300 * MIB, **other)
+    for context in (2048, 8192):
+        found = estimator(store).memory(model(), LoadOptions(context_length=context))
+        assert found.tier == "formula"
+
+
+def test_intervals_of_memory_follow_the_history(store: Store) -> None:
+    """Where loads took 30% more than the formula said, again and again, the interval says so."""
+    before = estimator(store).memory(model())
+    for _ in range(60):
+        predicted(
+            store, "peak_memory", 1e8, 1.3e8, tier="formula", spread=before.above,
+            basis=basis_of(Subject({}, "other", settings="s")),
+        )  # fmt: skip
+    after = estimator(store).memory(model())
+    assert after.total_bytes == before.total_bytes
+    assert after.high_bytes > 1.2 * after.total_bytes > before.high_bytes
+
+
+def test_speeds_are_learned_from_what_the_store_holds(store: Store) -> None:
+    """Outcomes that were recorded come back as cells, and shape the next prediction."""
+    first = estimator(store).speed(model(), prompt_tokens=100)
+    for _ in range(3):
+        for quantity, forecast, factor in (
+            ("throughput", first.decode, 0.5),
+            ("time_to_first_token", first.first_token, 2.0),
+            ("load_seconds", first.load, 2.0),
+        ):
+            predicted(
+                store, quantity, forecast.value, forecast.value * factor, spread=forecast.spread,
+                basis=basis_of(forecast.subject),
+            )  # fmt: skip
+    later = estimator(store).speed(model(), prompt_tokens=100)
+    assert later.decode_rate == pytest.approx(first.decode_rate / 2, rel=0.1)
+    assert later.time_to_first_token == pytest.approx(first.time_to_first_token * 2, rel=0.1)
+    assert later.load_seconds == pytest.approx(first.load_seconds * 2, rel=0.1)
+    assert {f.tier for f in (later.decode, later.first_token, later.load)} == {"measured"}
+    elsewhere = dataclasses.replace(MACHINE, cpu_name="another")
+    assert estimator(store, elsewhere).speed(model()).tier == "roofline"
+
+
+def test_the_history_is_read_once_until_something_is_recorded(store: Store) -> None:
+    """A thousand estimates are one query; forgetting, or a second, makes it anew."""
+    now = [0.0]
+    reader = HistoryReader(store, now=lambda: NOW, clock=lambda: now[0])
+    first = reader.read(HERE)
+    assert reader.read(HERE) is first
+    reader.forget()
+    second = reader.read(HERE)
+    assert second is not first
+    now[0] += 0.5
+    assert reader.read(HERE) is second
+    now[0] += 1.0
+    assert reader.read(HERE) is not second
+
+
+def test_a_store_that_cannot_be_read_is_told_and_formulas_remain(tmp_path: Path) -> None:
+    """The error goes to whoever asked to be told; the estimate is that of an empty history."""
+    (tmp_path / "store").write_text("in the way")
+    told: list[StoreError] = []
+    reader = HistoryReader(Store(tmp_path / "store"), now=lambda: NOW, on_error=told.append)
+    assert Estimator(MACHINE, lambda: reader.read(HERE)).memory(model()).tier == "formula"
+    assert len(told) == 1
+
+
+def test_a_frozen_estimator_does_not_learn(store: Store) -> None:
+    """What is recorded after it was frozen changes nothing for it."""
+    asking = estimator(store)
+    frozen = asking.frozen()
+    ran(store, 2048, 300 * MIB)
+    asked = LoadOptions(context_length=2048)
+    assert frozen.memory(model(), asked).tier == "formula"
+    assert estimator(store).memory(model(), asked).tier == "measured"
+
+
+@pytest.mark.parametrize("budget", [160, 200, 300, 500, 100_000])
+def test_the_largest_context_is_the_last_that_fits(budget: int) -> None:
+    """It fits; 256 tokens more do not, unless it is all that the model was trained for."""
+    asking = Estimator(MACHINE)
+    found = asking.largest_context(model(), budget * MIB)
+
+    def verdict(length: int) -> Verdict:
+        asked = LoadOptions(context_length=length)
+        return asking.memory(model(), asked, budget_bytes=budget * MIB).verdict
+
+    if found is None:
+        assert verdict(256) is not Verdict.FITS
+    else:
+        assert verdict(found) is Verdict.FITS
+        assert found == 32768 or verdict(found + 256) is not Verdict.FITS
+
+
+def test_the_largest_context_of_what_has_none_is_not_made_up() -> None:
+    """No attention geometry, no context: None."""
+    assert Estimator(MACHINE).largest_context(model(attention=None), 10**12) is None
+    assert Estimator(MACHINE).largest_context(model(context_length=None), 10**12) is None
+
+
+def test_what_lies_in_the_page_cache_is_seen(tmp_path: Path) -> None:
+    """A file that was just written lies in it; one that does not exist cannot be said."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 4 * MIB)
+    share = cached_share([path])
+    assert share is None or share > 0.9
+    assert cached_share([path, tmp_path / "absent"]) is None
+    assert cached_share([]) is None
+
+
+def test_a_thousand_models_are_estimated_without_a_thousand_queries(store: Store) -> None:
+    """Estimates of many models cost their arithmetic only: the history is read once."""
+    for context in (512, 2048):
+        ran(store, context, 300 * MIB)
+    reads: list[History] = []
+    reader = HistoryReader(store, now=lambda: NOW, clock=lambda: 0.0)
+
+    def read() -> History:
+        history = reader.read(HERE)
+        reads.append(history)
+        return history
+
+    asking = Estimator(MACHINE, read).frozen()
+    many = [model(name=f"m{i}", fingerprint=f"f{i}", size_bytes=(i + 1) * MIB) for i in range(1000)]
+    totals = {asking.memory(one).total_bytes for one in many}
+    rates = {asking.speed(one).decode_rate for one in many}
+    assert len(reads) == 1
+    assert len(totals) == 1000
+    assert None not in rates
+
+
+def test_a_model_without_a_fingerprint_is_known_by_its_name() -> None:
+    """The key of history is the fingerprint where there is one."""
+    assert model_key(model()) == "f"
+    assert model_key(model(fingerprint="")) == "m"
