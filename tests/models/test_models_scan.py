@@ -42,6 +42,24 @@ print(json.dumps({
 }))
 """
 
+#: Scans in one process while a file cannot be opened, and after that was allowed.
+ALLOWED = """
+import json, sys
+from pathlib import Path
+from ravenxterm_lab.hardware import HardwareProfile
+from ravenxterm_lab.models import ModelRegistry, Workbench
+home, directory = map(Path, sys.argv[1:])
+bench = Workbench(home, hardware=HardwareProfile.detect(measure_bandwidth=False))
+registry = ModelRegistry(directory, workbench=bench)
+first = list(registry.available_models)
+reasons = [one.reason for one in registry.last_scan.skipped]
+second = registry.scan().added
+(directory / "small.gguf").chmod(0o600)
+third = registry.scan().added
+bench.store.close()
+print(json.dumps([first, reasons, second, third]))
+"""
+
 
 @pytest.fixture
 def directory(files: ModuleType, tmp_path: Path) -> Path:
@@ -181,15 +199,21 @@ class TestAnotherProcess:
         assert (found["read"], len(found["models"])) == (5, 4)
         assert any("read again" in text for text in found["messages"])
 
-    @pytest.mark.skipif(os.geteuid() == 0 or os.name == "nt", reason="root may read everything")
-    def test_a_permission_is_not_remembered(self, directory: Path, bench: Workbench) -> None:
+    def test_a_permission_is_not_remembered(self, directory: Path, home: Path) -> None:
         """A file that could not be opened is looked at again, although it is unchanged."""
-        path = directory / "small.gguf"
-        path.chmod(0)
-        registry = ModelRegistry(directory, workbench=bench)
-        assert "small" not in registry.available_models
-        path.chmod(0o600)
-        assert registry.scan().added == ("small",)
+        (directory / "small.gguf").chmod(0)
+        # Who may read everything gives that up; a file of its own stays its own.
+        drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+        done = subprocess.run(
+            [*(drop if os.geteuid() == 0 else []), sys.executable, "-c", ALLOWED, home, directory],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        first, reasons, second, third = json.loads(done.stdout)
+        assert "small" not in first
+        assert any("Permission denied" in reason for reason in reasons)
+        assert second == []
+        assert third == ["small"]
 
 
 class TestMoved:
