@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["CgroupReading", "CpuQuota", "MemoryLimit", "read_cgroup"]
+__all__ = [
+    "CgroupReading",
+    "CpuQuota",
+    "MemoryLimit",
+    "level_memory",
+    "limited_levels",
+    "read_cgroup",
+]
 
 # Version 1 writes "no limit" as LONG_MAX rounded down to a page (4 KiB and 64 KiB pages differ).
 _NO_LIMIT_V1 = 1 << 62
@@ -117,6 +124,36 @@ def read_cgroup(root: Path = Path("/")) -> CgroupReading:
         notes=tuple(dict.fromkeys(notes)),
         swap=min(swap, key=lambda item: item.limit, default=None),
     )
+
+
+def limited_levels(root: Path = Path("/")) -> tuple[tuple[str, Path], ...]:
+    """Return version and directory of each group that limits the memory of this process.
+
+    Parameters
+    ----------
+    root : Path
+        Stands in for ``/``.
+    """
+    notes: list[str] = []
+    return tuple(
+        (hierarchy.version, level)
+        for hierarchy in _hierarchies(root, "memory", notes)
+        for level in hierarchy.levels
+        if _level_memory(level, hierarchy.version, notes)[0] is not None
+    )
+
+
+def level_memory(level: Path, version: str) -> tuple[int | None, int | None]:
+    """Return limit and use (bytes) of one group, each None where it cannot be read.
+
+    Parameters
+    ----------
+    level : Path
+        Directory of the group.
+    version : str
+        ``"cgroup v1"`` or ``"cgroup v2"``.
+    """
+    return _level_memory(level, version, [])
 
 
 def _hierarchies(root: Path, controller: str, notes: list[str]) -> list[_Hierarchy]:

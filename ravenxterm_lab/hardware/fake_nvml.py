@@ -164,7 +164,9 @@ class FakeNvml:
 
     def _card(self, function: str, handle: Any) -> FakeGpu:
         self._system(function)
-        gpu: FakeGpu = handle[0]
+        return self._own(function, handle[0])
+
+    def _own(self, function: str, gpu: FakeGpu) -> FakeGpu:
         if gpu.lost_after is not None:
             if gpu.lost_after <= 0:
                 self._fail(15)  # NVML_ERROR_GPU_IS_LOST
@@ -202,9 +204,7 @@ class FakeNvml:
         self._system("nvmlDeviceGetHandleByIndex")
         if not 0 <= index < len(self.gpus):
             self._fail(2)  # NVML_ERROR_INVALID_ARGUMENT
-        handle = (self.gpus[index], None)
-        self._card("nvmlDeviceGetHandleByIndex", handle)
-        return handle
+        return self._own("nvmlDeviceGetHandleByIndex", self.gpus[index]), None
 
     def nvmlDeviceGetName(self, handle: Any) -> Any:
         """Return the name of a card or of a MIG instance."""

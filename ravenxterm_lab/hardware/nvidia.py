@@ -150,11 +150,12 @@ class NvidiaSampler:
         for index in range(self._count or 0):
             if index not in self._handles:
                 handle, failure = self._session.ask("nvmlDeviceGetHandleByIndex", index)
+                what = f"GPU {index}: every load"
                 if failure is not None:
-                    what = f"GPU {index}: every load"
                     self.notes[what] = failure.explain(what)
                     cards.append((index, None))
                     continue
+                self.notes.pop(what, None)
                 self._handles[index] = handle
             cards.append((index, self._handles[index]))
         return cards

@@ -1,20 +1,37 @@
-"""One sample of the loads."""
+"""Samples of the loads, once and in the background."""
 
 from __future__ import annotations
 
+import gc
+import math
 import os
 import subprocess
 import sys
+import threading
 import time
+import tracemalloc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
-from ravenxterm_lab.hardware import FakeGpu, FakeNvml, HardwareSample, take_sample
+from ravenxterm_lab.exceptions import HardwareError
+from ravenxterm_lab.hardware import (
+    FakeGpu,
+    FakeNvml,
+    HardwareMonitor,
+    HardwareSample,
+    Sampler,
+    take_sample,
+)
+from ravenxterm_lab.hardware.processes import ProcessWatch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 GIB = 1024**3
@@ -28,6 +45,11 @@ COLUMNS = {
     "gpu_memory_used",
     "gpu_power",
     "gpu_temperature",
+    "gpu_clock",
+    "cpu_power",
+    "process_anonymous",
+    "process_file",
+    "process_cpu_percent",
 }
 
 
@@ -145,3 +167,346 @@ def test_a_sample_can_be_made_by_hand() -> None:
     """The class takes plain values, for tests of what consumes it."""
     sample = HardwareSample(1, None, 2, 3, 4)
     assert sample.rows()[0]["process_memory"] == 4
+
+
+# -- the monitor ---------------------------------------------------------------------------------
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait until something is so; a machine that is busy may take its time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came to be"
+        time.sleep(0.01)
+
+
+def threads() -> list[threading.Thread]:
+    return [item for item in threading.enumerate() if item.name == "hardware-monitor"]
+
+
+@pytest.mark.parametrize("interval", [0, 0.09, 10.1, -1, math.nan, math.inf, "1", None, True])
+def test_a_bad_interval_says_what_is_allowed(interval: object) -> None:
+    """Between a tenth of a second and ten seconds, and the value is named."""
+    with pytest.raises(HardwareError, match=r"allowed are 0\.1 to 10 seconds") as caught:
+        HardwareMonitor(interval)  # type: ignore[arg-type]
+    assert repr(interval) in str(caught.value)
+
+
+@pytest.mark.parametrize("keep", [0, -1, 1.5, "9", True, None])
+def test_a_bad_number_to_keep_says_what_is_allowed(keep: object) -> None:
+    """At least one sample."""
+    with pytest.raises(HardwareError, match="allowed is a number of samples from 1"):
+        HardwareMonitor(keep=keep)  # type: ignore[arg-type]
+
+
+def test_a_monitor_samples_until_it_is_stopped() -> None:
+    """Samples arrive in order, are handed on and kept, and the thread ends with the block."""
+    given: list[HardwareSample] = []
+    with HardwareMonitor(0.1, sink=given.append, nvml=FakeNvml(FakeGpu())) as monitor:
+        assert monitor.start() is monitor
+        assert len(threads()) == 1
+        wait_for(lambda: len(monitor.samples) >= 4)
+        assert monitor.running
+        assert "every 100 ms" in repr(monitor)
+    assert not monitor.running
+    assert threads() == []
+    kept = list(monitor.samples)
+    assert kept == given
+    assert monitor.latest is kept[-1]
+    times = [sample.ts for sample in kept]
+    assert times == sorted(times)
+    assert kept[-1].cpu_percent is not None
+    assert kept[-1].process_cpu_percent is not None
+    count = len(kept)
+    time.sleep(0.25)
+    assert len(monitor.samples) == count
+    assert "stopped" in repr(monitor)
+    monitor.stop()
+
+
+def test_a_stopped_monitor_can_be_started_again() -> None:
+    """It goes on with the samples that it has, in a new thread and a new session."""
+    nvml = FakeNvml(FakeGpu())
+    monitor = HardwareMonitor(0.1, nvml=nvml).start()
+    wait_for(lambda: len(monitor.samples) >= 2)
+    monitor.stop()
+    assert nvml.sessions == 0
+    before = len(monitor.samples)
+    with monitor:
+        wait_for(lambda: len(monitor.samples) > before)
+    assert nvml.sessions == 0
+
+
+def test_one_session_is_kept_open() -> None:
+    """However many samples are taken, NVML is initialised once."""
+    nvml = FakeNvml(FakeGpu())
+    with HardwareMonitor(0.1, nvml=nvml) as monitor:
+        wait_for(lambda: len(monitor.samples) >= 4)
+        assert (nvml.sessions, nvml.calls["nvmlInit"]) == (1, 1)
+        assert nvml.calls["nvmlDeviceGetHandleByIndex"] == 1
+    assert (nvml.sessions, nvml.calls["nvmlShutdown"]) == (0, 1)
+
+
+def test_the_thread_ends_with_its_owner() -> None:
+    """When nothing refers to the monitor any more, the thread ends and the session with it."""
+    nvml = FakeNvml(FakeGpu())
+    monitor = HardwareMonitor(1.0, nvml=nvml).start()
+    wait_for(lambda: nvml.calls["nvmlDeviceGetPowerUsage"] >= 1)
+    reference = weakref.ref(monitor)
+    begun = time.monotonic()
+    del monitor
+    # The thread may be within a sample, and then lets go of the monitor itself.
+    wait_for(lambda: reference() is None and not threads())
+    wait_for(lambda: nvml.sessions == 0)
+    assert time.monotonic() - begun < 20
+
+
+def test_the_thread_ends_with_the_interpreter() -> None:
+    """A program that forgets to stop its monitor ends at once, silently, with a session closed."""
+    code = (
+        "import time\n"
+        "from ravenxterm_lab.hardware import FakeGpu, FakeNvml, HardwareMonitor\n"
+        "class Told(FakeNvml):\n"
+        "    def nvmlShutdown(self):\n"
+        "        super().nvmlShutdown()\n"
+        "        print('shut down', self.sessions)\n"
+        "monitor = HardwareMonitor(10, nvml=Told(FakeGpu())).start()\n"
+        "while not monitor.samples: time.sleep(0.01)\n"
+        "print('end of the program')\n"
+    )
+    begun = time.monotonic()
+    answer = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert answer.stdout.splitlines() == ["end of the program", "shut down 0"]
+    assert (answer.returncode, answer.stderr) == (0, "")
+    # Had it waited for the next sample, ten seconds would have passed.
+    assert time.monotonic() - begun < 9.5
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_has_no_monitor_and_can_start_one() -> None:
+    """In the child it does not run, says so, leaves the parent's session alone, and starts anew."""
+    code = (
+        "import os, sys, time\n"
+        "from ravenxterm_lab.hardware import FakeGpu, FakeNvml, HardwareMonitor\n"
+        "nvml = FakeNvml(FakeGpu())\n"
+        "monitor = HardwareMonitor(0.1, nvml=nvml).start()\n"
+        "while not monitor.samples: time.sleep(0.01)\n"
+        "monitor._lock.acquire()\n"  # as if the thread were within a sample
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    here = [monitor.running, 'was forked' in monitor.notes[0], nvml.sessions]\n"
+        "    before = len(monitor.samples)\n"
+        "    monitor.start()\n"
+        "    while len(monitor.samples) < before + 2: time.sleep(0.01)\n"
+        "    here += [monitor.running, 'was forked' in ''.join(monitor.notes), nvml.sessions]\n"
+        "    monitor.stop()\n"
+        "    print(*here, monitor.running, nvml.sessions, flush=True)\n"
+        "    os._exit(0)\n"
+        "monitor._lock.release()\n"
+        "os.waitpid(pid, 0)\n"
+        "print(monitor.running, nvml.sessions)\n"
+        "monitor.stop()\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert answer.stderr == ""
+    child, parent = answer.stdout.splitlines()
+    # The session of the parent stays counted in the child's copy of the fake: 1, then 2, then 1.
+    assert child.split() == ["False", "True", "1", "True", "False", "2", "False", "1"]
+    assert parent.split() == ["True", "1"]
+
+
+def test_a_gpu_lost_in_mid_run_costs_its_own_figures() -> None:
+    """Samples go on, the other card is told, the reason is noted, and it may come back."""
+    card, other = FakeGpu(), FakeGpu(power=10.0)
+    with HardwareMonitor(0.1, nvml=FakeNvml(card, other)) as monitor:
+        wait_for(lambda: len(monitor.samples) >= 1)
+        card.lost_after = 0
+        wait_for(lambda: bool(monitor.samples) and monitor.samples[-1].gpus[0].power is None)
+        lost = monitor.latest
+        assert lost is not None
+        wait_for(lambda: monitor.latest is not lost)
+        assert monitor.latest is not None
+        assert [gpu.power for gpu in monitor.latest.gpus] == [None, 10.0]
+        assert any("GPU is lost" in note and "reboot" in note for note in monitor.notes)
+        card.lost_after = None
+        wait_for(lambda: monitor.latest is not None and monitor.latest.gpus[0].power == 120.0)
+        assert not any("GPU is lost" in note for note in monitor.notes)
+
+
+def test_a_driver_that_fails_is_asked_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at every sample: once a minute, and then the card is there."""
+    nvml = FakeNvml(FakeGpu(), failures={"nvmlInit": 18})
+    sampler = Sampler(nvml)
+    assert sampler.take().gpus == sampler.take().gpus == ()
+    assert nvml.calls["nvmlInit"] == 1
+    assert any("reboot" in note for note in sampler.notes)
+    nvml.failures.clear()
+    later = time.monotonic() + 61
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert sampler.take().gpus[0].power == 120.0
+    assert not any("reboot" in note for note in sampler.notes)
+    sampler.close()
+    assert nvml.sessions == 0
+
+
+def test_a_sink_that_fails_is_noted_and_the_samples_go_on() -> None:
+    """The thread outlives whatever is raised, prints nothing, and notes each thing once."""
+    calls = []
+
+    def sink(sample: HardwareSample) -> None:
+        calls.append(sample)
+        raise ZeroDivisionError("no store")
+
+    with HardwareMonitor(0.1, sink=sink, nvml=FakeNvml()) as monitor:
+        wait_for(lambda: len(calls) >= 3)
+    told = [note for note in monitor.notes if "no store" in note]
+    assert told == ["A sample was not handed on: ZeroDivisionError: no store"]
+
+
+def test_a_sample_that_cannot_be_taken_is_noted_and_the_next_is() -> None:
+    """What the caller's list of processes raises ends nothing."""
+    answers = iter([ValueError("no pids"), (), (), ()])
+
+    def pids() -> tuple[int, ...]:
+        answer = next(answers, ())
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with HardwareMonitor(0.1, pids=pids, nvml=FakeNvml()) as monitor:
+        wait_for(lambda: len(monitor.samples) >= 2)
+    assert "A sample could not be taken: ValueError: no pids" in monitor.notes
+
+
+def test_samples_keep_to_their_times() -> None:
+    """Samples that take half of the interval do not delay those after them.
+
+    Were the interval waited for after each sample, 20 of them would take 3 s instead of 2.
+    """
+
+    def slow(_: HardwareSample) -> None:
+        time.sleep(0.05)
+
+    with HardwareMonitor(0.1, sink=slow, nvml=FakeNvml()) as monitor:
+        wait_for(lambda: len(monitor.samples) >= 21)
+        times = [sample.ts / 1e9 for sample in monitor.samples][:21]
+    missed = sum(int(note.split()[0]) for note in monitor.notes if "were left out" in note)
+    # A late one is late by itself: the mean distance is the interval, but for those left out.
+    assert times[20] - times[0] == pytest.approx(0.1 * (20 + missed), abs=0.1 * (2 + missed))
+
+
+def test_a_pause_is_left_out_and_told() -> None:
+    """A sink that blocks for half a second costs those samples; they are not made up for."""
+    once = iter([0.55])
+
+    def block(_: HardwareSample) -> None:
+        time.sleep(next(once, 0.0))
+
+    with HardwareMonitor(0.1, sink=block, nvml=FakeNvml()) as monitor:
+        wait_for(lambda: len(monitor.samples) >= 4)
+    gaps = [(later.ts - earlier.ts) / 1e9 for earlier, later in pairwise(list(monitor.samples)[:4])]
+    assert gaps[0] > 0.5
+    # Then the grid of times goes on: no burst of late samples.
+    assert all(gap > 0.04 for gap in gaps[1:])
+    (note,) = [note for note in monitor.notes if "were left out" in note]
+    assert int(note.split()[0]) >= 5
+
+
+def test_only_the_latest_samples_are_kept() -> None:
+    """Memory is bounded by their number."""
+    monitor = HardwareMonitor(keep=3, nvml=FakeNvml())
+    taken = [monitor.sample_now() for _ in range(7)]
+    assert list(monitor.samples) == taken[-3:]
+    assert list(monitor.samples[1:]) == taken[-2:]
+    assert monitor.samples[0] is taken[-3]
+
+
+def test_samples_become_a_data_frame() -> None:
+    """A row for each GPU, times in UTC, whole bytes, and the same columns when there is none."""
+    import polars as pl
+
+    monitor = HardwareMonitor(nvml=FakeNvml(FakeGpu(), FakeGpu(total_memory=0)))
+    assert HardwareMonitor().samples.pl().is_empty()
+    first = monitor.sample_now()
+    frame = monitor.samples.pl()
+    assert set(frame.columns) == {"ts", *COLUMNS}
+    assert frame["gpu"].to_list() == [0, 1]
+    assert frame["gpu_memory_used"].to_list() == [2 * GIB, None]
+    assert frame["gpu_clock"].to_list() == [1410.0, 1410.0]
+    assert frame.schema["ts"] == pl.Datetime("us")
+    told = frame["ts"][0].replace(tzinfo=UTC).timestamp()
+    assert told == pytest.approx(first.ts / 1e9, abs=1e-5)
+    assert frame.schema == HardwareMonitor().samples.pl().schema
+
+
+def test_the_load_of_this_process_is_told() -> None:
+    """A process that computes is busy; anonymous and file memory are its resident memory."""
+    watch = ProcessWatch()
+    assert watch.read().cpu_percent is None
+    end = time.thread_time() + 0.3
+    while time.thread_time() < end:
+        pass
+    load = watch.read()
+    assert load.cpu_percent is not None
+    assert load.cpu_percent > 5
+    assert load.anonymous is not None
+    assert load.file is not None
+    assert load.anonymous + load.file == load.memory
+    assert load.memory == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)
+    time.sleep(0.3)
+    idle = watch.read().cpu_percent
+    assert idle is not None
+    assert idle < load.cpu_percent
+
+
+def test_children_count_with_the_process() -> None:
+    """A child's memory is there when it is looked for, and gone when the child is."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", "b = bytearray(b'x' * 60_000_000); print(1, flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert child.stdout is not None
+    with child:
+        try:
+            child.stdout.readline()
+            alone, both = ProcessWatch().read(), ProcessWatch(children=True).read()
+            assert both.memory - alone.memory > 55_000_000
+            assert both.anonymous is not None
+            assert alone.anonymous is not None
+            assert both.anonymous - alone.anonymous > 55_000_000
+        finally:
+            child.kill()
+    assert ProcessWatch(children=True).read().memory < both.memory
+
+
+def test_an_hour_of_samples_takes_no_more_memory() -> None:
+    """3,600 samples at full speed, with what is kept full, leave memory as it was."""
+    nvml = FakeNvml(FakeGpu(), FakeGpu())
+    monitor = HardwareMonitor(keep=60, sink=lambda sample: sample.rows(), nvml=nvml)
+    traced = []
+    tracemalloc.start()
+    try:
+        for _ in range(4):
+            for _ in range(3600):
+                monitor.sample_now()
+            gc.collect()
+            traced.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+        monitor.stop()
+    # A table of the interpreter (interned names) may double once, whoever filled it; a leak of
+    # a sample's size, 1 KB, would grow by 3.6 MB in every hour.
+    assert min(later - earlier for earlier, later in pairwise(traced)) < 20_000
