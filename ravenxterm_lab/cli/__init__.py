@@ -1,4 +1,7 @@
-"""The ``raven-lab`` command: scan, models, select, run, sql, store, status, demo, lab, notebook."""
+"""The ``raven-lab`` command.
+
+scan, models, select, run, estimate, sql, store, status, demo, lab, notebook.
+"""
 
 from __future__ import annotations
 
@@ -84,6 +87,14 @@ def _parser() -> argparse.ArgumentParser:
             "-r", "--require", action="append", default=[], metavar="KEY=VALUE",
             help="a requirement, such as max_size_bytes=2e9 or quantizations=Q4_0,Q8_0",
         )  # fmt: skip
+    estimate = add(
+        "estimate", commands.estimate, "Say what models take and how fast they are, before a load."
+    )
+    estimate.add_argument("name", nargs="?", help="a model; without one: all of them")
+    estimate.add_argument(
+        "--hardware", metavar="TEXT", help='another machine, such as "RTX 4090 24GB, 64 GiB RAM"'
+    )
+    estimate.add_argument("--context", type=int, metavar="N", help="tokens to make room for")
     sql = add("sql", commands.sql, "Run one read-only SQL query over everything that was recorded.")
     sql.add_argument("query")
     _add_store(verbs)

@@ -15,7 +15,18 @@ if TYPE_CHECKING:
 
     from ravenxterm_lab.models import ModelManager
 
-__all__ = ["demo", "lab", "models", "notebook", "run", "scan", "select", "sql", "status"]
+__all__ = [
+    "demo",
+    "estimate",
+    "lab",
+    "models",
+    "notebook",
+    "run",
+    "scan",
+    "select",
+    "sql",
+    "status",
+]
 
 
 def _manager(options: argparse.Namespace) -> ModelManager:
@@ -131,6 +142,25 @@ def run(options: argparse.Namespace) -> None:
         })  # fmt: skip
     else:
         print(report)
+
+
+def estimate(options: argparse.Namespace) -> None:
+    """Print what a model, or every model, takes and how fast it is."""
+    manager = _manager(options)
+    if options.name is None:
+        every = manager.estimates(hardware=options.hardware, context_length=options.context)
+        if options.json:
+            _print_json(every.pl().to_dicts())
+        else:
+            print(every)
+        return
+    found = manager.estimate(
+        options.name, hardware=options.hardware, context_length=options.context
+    )
+    if options.json:
+        _print_json(found.as_dict())
+    else:
+        print(found)
 
 
 def sql(options: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 from ravenxterm_lab.estimation.conformal import DEFAULT_LEVEL, Group, normal_interval
 from ravenxterm_lab.estimation.history import History
 from ravenxterm_lab.estimation.memory import MemoryEstimate, estimate_memory
+from ravenxterm_lab.estimation.roofline import layers_of
 from ravenxterm_lab.estimation.speed import SpeedEstimate, estimate_speed, model_key
 from ravenxterm_lab.estimation.verdict import Verdict, judge
 from ravenxterm_lab.runtimes.base import LoadOptions
@@ -235,6 +236,38 @@ class Estimator:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(middle * _STEP) else (low, middle)
         return low * _STEP or None
+
+    def best_offload(
+        self,
+        model: ModelMetadata,
+        budget_bytes: int,
+        options: LoadOptions,
+        *,
+        engine: str | None = None,
+    ) -> LoadOptions | None:
+        """Return the options with as many layers on the device as fit.
+
+        Parameters
+        ----------
+        model, options, engine
+            As for `memory`; the layers of the options are not looked at.
+        budget_bytes : int
+            What the CPU's share must fit into; each GPU has its own memory.
+
+        Returns
+        -------
+        LoadOptions or None
+            With ``gpu_layers`` 0 where all fit, which is the default; None when no split fits,
+            or the formula knows of none for this engine.
+        """
+        for layers in (0, *range(layers_of(model), 0, -1)):
+            asked = replace(options, gpu_layers=layers)
+            found = self.memory(model, asked, engine=engine, budget_bytes=budget_bytes)
+            if found.verdict is Verdict.FITS:
+                return asked
+            if len(found.devices) < 2:
+                return None
+        return None
 
     def _formula(
         self,

@@ -318,9 +318,12 @@ def estimate_speed(
         first = forecast("time_to_first_token", parts, f"{settings} prompt={_bucket(tokens)}")
     missing = ""
     if decode.tier == "none" and unknown is not None:
+        remedy = "run a model once"
+        if hardware is not None and hardware.source == "simulated":
+            remedy = 'name it in the description, such as "DDR5-5600"'
         missing = (
             f"the memory bandwidth of the device ({unknown.value}) is not known, and nothing was "
-            "measured on it: run a model once"
+            f"measured on it: {remedy}"
         )
     return SpeedEstimate(decode, first, load, context, tokens, missing)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ravenxterm_lab.estimation import Calibration
 from ravenxterm_lab.hardware import HardwareProfile
 from ravenxterm_lab.metadata import HardwareType, ModelMetadata, ModelType
+from ravenxterm_lab.models.estimate import Estimate, Estimates
 from ravenxterm_lab.models.history import PerformanceHistory
 from ravenxterm_lab.models.manager import ModelManager
 from ravenxterm_lab.models.registry import ModelRegistry, ScanReport
@@ -19,6 +21,9 @@ from ravenxterm_lab.selection import Recommendation, Recommendations
 __all__ = [
     "AccuracyPreference",
     "AdaptiveModelSelector",
+    "Calibration",
+    "Estimate",
+    "Estimates",
     "HardwareProfile",
     "HardwareType",
     "ModelManager",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.exceptions import PreferenceError, RequirementError, StoreError
 from ravenxterm_lab.metadata import ModelMetadata
+from ravenxterm_lab.models.estimating import Estimating
 from ravenxterm_lab.models.history import PerformanceHistory, read_history
 from ravenxterm_lab.models.keeping import latest_preferences, saved_preferences
 from ravenxterm_lab.models.recording import check_model, record_feedback, record_metrics
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["ModelManager"]
 
 
-class ModelManager(Displayed):
+class ModelManager(Displayed, Estimating):
     """Everything in one place: models, preferences, selection, execution, history.
 
     Parameters

@@ -51,6 +51,24 @@ def test_tables_are_printed_for_people(demo_directory: Path, home: Path) -> None
     assert done.stderr == ""
 
 
+@pytest.mark.models
+def test_estimates_are_printed_before_anything_is_loaded(demo_directory: Path, home: Path) -> None:
+    """One model or all of them, here or on a machine that is described in a line."""
+    where = ("--models-dir", str(demo_directory), "--json")
+    every = json.loads(raven(home, "estimate", *where).stdout)
+    assert len(every) == len(json.loads(raven(home, "models", *where).stdout))
+    name = next(row["model"] for row in every if "Q4_1" in row["model"])
+    here = json.loads(raven(home, "estimate", name, *where, "--context", "2048").stdout)
+    assert here["context_length"] == 2048
+    assert here["memory"]["tier"] == "formula"
+    there = json.loads(
+        raven(home, "estimate", name, *where, "--hardware", "RTX 4090 24GB, 64 GiB RAM").stdout
+    )
+    assert there["device"] == "cuda"
+    assert there["decode_rate"]["value"] > 2 * here["decode_rate"]["value"]
+    assert raven(home, "estimate", "nothing", *where).returncode == 1
+
+
 @pytest.mark.parametrize(
     ("words", "code", "expected"),
     [
