@@ -85,27 +85,28 @@ def test_bad_arguments_are_named() -> None:
         kv_cache_bytes(LLAMA3_8B, 0)
 
 
-# RSS growth in MiB at contexts of 512, 2048 and 8192, measured with a runtime on two cores
-# (the design page on runtimes).
+# Resident memory in MiB at contexts of 512, 2048 and 8192, above that of the idle worker: after
+# eight tokens, and after a prompt of more than a batch (`tests/benchmarks/bench_memory.py`).
 MEASURED = {
-    "Q4_1": (137.9, 171.7, 306.6),
-    "Q4_0": (189.2, 222.9, 358.0),
-    "Q8_0": (182.2, 216.0, 351.0),
+    "Q4_1": ((136.1, 147.5), (169.8, 184.2), (304.8, 319.2)),
+    "Q4_0": ((187.4, 198.8), (221.2, 235.5), (356.1, 370.4)),
+    "Q8_0": ((180.4, 191.8), (214.2, 228.5), (349.1, 363.4)),
 }
 
 
 @pytest.mark.models
 @pytest.mark.parametrize("quantization", sorted(MEASURED))
-def test_total_is_within_two_percent_of_measured_loads(
+def test_total_is_within_three_percent_of_measured_peaks(
     demo_directory: Path, quantization: str
 ) -> None:
-    """The estimate of a SmolLM2 variant is within 2% of the resident memory that was measured."""
+    """A SmolLM2 variant's estimate is within 3% of the peak; a short run lies in the interval."""
     found = discover(sources_for(demo_directory / "smollm2-135m-instruct", paths()))
     model = next(m for m in found.models.values() if m.quantization == quantization)
-    for context, measured in zip((512, 2048, 8192), MEASURED[quantization], strict=True):
+    for context, (short, peak) in zip((512, 2048, 8192), MEASURED[quantization], strict=True):
         estimate = estimate_memory(model, context_length=context, instruction_sets=("avx2",))
-        assert estimate.total_bytes == pytest.approx(measured * MIB, rel=0.02)
-        assert estimate.low_bytes <= measured * MIB <= estimate.high_bytes
+        assert estimate.total_bytes == pytest.approx(peak * MIB, rel=0.03)
+        assert estimate.total_bytes == pytest.approx(short * MIB, abs=32 * MIB)
+        assert estimate.low_bytes <= short * MIB < peak * MIB <= estimate.high_bytes
 
 
 def test_repacking_counts_only_where_the_cpu_does_it() -> None:
