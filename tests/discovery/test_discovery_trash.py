@@ -8,6 +8,8 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -40,14 +42,33 @@ SCRIPT = Path(__file__).with_name("trash_scenes.py")
 READERS = Path(__file__).parents[1] / "readers"
 
 
-def in_a_process(*arguments: object, prefix: tuple[str, ...] = ()) -> object:
-    done = subprocess.run(
-        [*prefix, sys.executable, str(SCRIPT), *map(str, arguments)],
-        capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": str(READERS)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+@pytest.fixture(scope="module")
+def scenes() -> Iterator[Callable[..., object]]:
+    """Give a call that lets another process play a scene; one process plays them all.
+
+    A process that is killed loses nothing that it wrote, so that the scenes may lie in memory:
+    on a disk most of the time goes into waiting for it.
+    """
+    memory = Path("/dev/shm")
+    with (
+        tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder,
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": str(READERS)},
+        ) as process,
+    ):  # fmt: skip
+
+        def play(*arguments: str) -> object:
+            assert process.stdin
+            assert process.stdout
+            place = tempfile.mkdtemp(dir=folder)
+            process.stdin.write(json.dumps([place, *arguments]) + "\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+
+        yield play
+        assert process.stdin
+        process.stdin.close()
 
 
 def put(source, home, name="", **options):
@@ -68,23 +89,23 @@ def names(plan, root):
 class TestWhatHappensInTheMiddle:
     @pytest.mark.parametrize("job", ["trash", "restore", "finish", "empty"])
     @pytest.mark.parametrize("scene", SCENES)
-    def test_a_kill_before_any_change_loses_nothing(self, tmp_path, scene, job):
+    def test_a_kill_before_any_change_loses_nothing(self, scenes, scene, job):
         """Killed before its n-th change of the disk, for every n: restore brings all back."""
-        found = in_a_process(tmp_path, scene, job, "kill")
+        found = scenes(scene, job, "kill")
         assert found["wrong"] == []
         assert found["stops"] > 3
 
     @pytest.mark.parametrize("scene", SCENES)
-    def test_an_error_of_any_call_is_undone(self, tmp_path, scene):
+    def test_an_error_of_any_call_is_undone(self, scenes, scene):
         """An input/output error at any call is a TrashError, and everything is in its place."""
-        found = in_a_process(tmp_path, scene, "trash", "error")
+        found = scenes(scene, "trash", "error")
         assert found["wrong"] == []
         assert found["stops"] > 3
 
     @pytest.mark.parametrize("scene", ["plain", "ollama"])
-    def test_of_two_processes_one_gets_it(self, tmp_path, scene):
+    def test_of_two_processes_one_gets_it(self, scenes, scene):
         """Two trash one model at once: one does, the other says that it is no longer there."""
-        assert in_a_process(tmp_path, "race", scene) == [[0, 1]] * 10
+        assert scenes("race", scene) == [[0, 1]] * 10
 
     def test_a_directory_that_is_gone_was_moved_by_another(self, tmp_path, home):
         """Who comes second, when even the directory went, is told so, and nothing of rights."""

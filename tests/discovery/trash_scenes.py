@@ -1,8 +1,8 @@
 """Stores to trash from, and a loop that kills a child at every change of the file system.
 
-Run as a program, ``trash_scenes.py DIRECTORY SCENE JOB WHAT``: it does the job again and again in
-a child, which is killed with SIGKILL, or gets an error, right before its first, second, … change
-of the file system, and prints as JSON what was then found wrong.
+Run as a program, it takes lines of JSON, ``[DIRECTORY, SCENE, JOB, WHAT]``: it does the job again
+and again in a child, which is killed with SIGKILL, or gets an error, right before its first,
+second, … change of the file system, and prints as JSON what was then found wrong.
 """
 
 from __future__ import annotations
@@ -287,9 +287,16 @@ def race(directory: Path, scene: str, rounds: int) -> list[list[int]]:
     return found
 
 
+def main() -> None:
+    """Play what each line asks for."""
+    for line in sys.stdin:
+        directory, *arguments = json.loads(line)
+        if arguments[0] == "race":
+            found: object = race(Path(directory), arguments[1], 10)
+        else:
+            found = wrong_after(Path(directory), *arguments)
+        print(json.dumps(found), flush=True)
+
+
 if __name__ == "__main__":
-    place, arguments = Path(sys.argv[1]), sys.argv[2:]
-    if arguments[0] == "race":
-        print(json.dumps(race(place, arguments[1], 10)))
-    else:
-        print(json.dumps(wrong_after(place, *arguments)))
+    main()
