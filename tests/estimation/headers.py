@@ -27,8 +27,12 @@ def header_only(
     keys: Mapping[str, Any],
     tensors: Tensors | None = None,
     general: Mapping[str, Any] | None = None,
+    tokens: int = 0,
 ) -> Path:
-    """Write a GGUF header with these keys and tensors; the data is a hole in a sparse file."""
+    """Write a GGUF header with these keys and tensors; the data is a hole in a sparse file.
+
+    With ``tokens`` it has a tokenizer too, so that llama.cpp loads it: all weights are zero.
+    """
     writer = gguf.GGUFWriter(path, arch)
     for key, value in {**(general or {}), **{f"{arch}.{k}": v for k, v in keys.items()}}.items():
         if isinstance(value, bool):
@@ -41,6 +45,14 @@ def header_only(
             writer.add_string(key, value)
         else:
             writer.add_array(key, list(value))
+    if tokens:
+        words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+        words += [f"word{number}" for number in range(tokens - len(words))]
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list(words)
+        writer.add_token_scores([0.0] * tokens)
+        # llama.h: unknown, control, byte and normal tokens.
+        writer.add_token_types([2, 3, 3, *[6] * 256, *[1] * (tokens - 259)])
     length = 0
     for name, (shape, kind) in (tensors or {"token_embd.weight": ((8, 32), Q.F32)}).items():
         block, size = gguf.GGML_QUANT_SIZES[kind]
