@@ -70,8 +70,8 @@ class ScanCache:
     """
 
     __slots__ = (
-        "_decoded", "_entries", "_folders", "_folders_seen", "_known", "_merged", "_met", "_news",
-        "_seen", "budget", "cards", "configs", "misses", "shared",
+        "_decoded", "_entries", "_folders", "_folders_seen", "_known", "_lost", "_merged", "_met",
+        "_news", "_seen", "budget", "cards", "configs", "misses", "shared",
     )  # fmt: skip
 
     def __init__(self, budget: Budget | None = None) -> None:
@@ -83,6 +83,7 @@ class ScanCache:
         self._decoded: dict[str, Facts] = {}
         self._known: dict[str, tuple[str, object]] = {}
         self._news: dict[str, tuple[Hashable, Facts]] = {}
+        self._lost: dict[str, None] = {}
         self.misses = 0
         self.budget = budget or Budget()
         self._merged: tuple[list[ModelMetadata], dict[str, ModelMetadata]] = ([], {})
@@ -110,10 +111,13 @@ class ScanCache:
         self.configs.clear()
         # One that ended early did not meet everything that is there.
         if not self.budget.reason:
+            self._lost.update(dict.fromkeys(self._known))
             self._known.clear()
             self._decoded.clear()
             for key in self._entries.keys() - self._seen:
                 del self._entries[key]
+                if isinstance(key, tuple) and key[0] == "facts":
+                    self._lost[key[1]] = None
             for key in self._folders.keys() - self._folders_seen:
                 del self._folders[key]
 
@@ -232,6 +236,11 @@ class ScanCache:
         while self._news:
             path, (signature, value) = self._news.popitem()
             yield Remembered(path, _digest(signature), encode(value))
+
+    def lost(self) -> Iterator[str]:
+        """Yield, and forget, the first files that were known and that no scan met since."""
+        while self._lost:
+            yield self._lost.popitem()[0]
 
     def _recall(self, key: Hashable, path: str, signature: Hashable) -> None:
         """Move what an earlier process read to what is known, if it still holds."""

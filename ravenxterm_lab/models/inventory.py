@@ -22,7 +22,8 @@ __all__ = ["known_models", "recall", "record_changes", "record_read"]
 
 _BELOW = "EXISTS (FROM (SELECT unnest($roots::VARCHAR[]) AS root) WHERE starts_with(path, root))"
 _CATALOGUE = "SELECT name, path, fingerprint FROM catalogue"
-_SCANNED = f"SELECT path, signature, facts FROM scanned WHERE {_BELOW}"  # noqa: S608 - a constant
+# An empty signature says that the file is gone.
+_SCANNED = f"SELECT path, signature, facts FROM scanned WHERE signature <> '' AND {_BELOW}"  # noqa: S608 - a constant
 
 
 def recall(bench: Workbench, cache: ScanCache, roots: Iterable[Path]) -> None:
@@ -38,8 +39,10 @@ def recall(bench: Workbench, cache: ScanCache, roots: Iterable[Path]) -> None:
     below = [_text(root) for root in roots]
     if not below:
         return
+    inside, exact = _prefixes(below), set(below)
     try:
-        cache.remember(bench.store.sql(_SCANNED, {"roots": below}).fetchall())
+        rows = bench.store.sql(_SCANNED, {"roots": below}).fetchall()
+        cache.remember(row for row in rows if row[0].startswith(inside) or row[0] in exact)
     except (StoreError, QueryError) as error:
         bench.messages.add(
             "warning", "store", f"What earlier scans read cannot be recalled, so files are read "
@@ -68,8 +71,8 @@ def known_models(
     except (StoreError, QueryError) as error:
         bench.messages.add("warning", "store", f"The catalogue cannot be read: {error}")
         return []
-    here = tuple(os.path.join(_text(root), "") for root in roots)  # noqa: PTH118 - a prefix
     exact = {_text(root) for root in roots}
+    here = _prefixes(exact)
     marks = {model.fingerprint for model in models.values()}
     found = []
     for name, path, fingerprint in rows:
@@ -114,7 +117,7 @@ def record_changes(bench: Workbench, changes: Changes, models: Mapping[str, Mode
 
 
 def record_read(bench: Workbench, cache: ScanCache) -> None:
-    """Record what was read, for the first scan of the next process."""
+    """Record what was read, for the first scan of the next process, and which files are gone."""
     for item in cache.news():
         # A name that is not UTF-8 cannot be written: such a file is read by each process.
         if item.path != _text(item.path):
@@ -122,6 +125,16 @@ def record_read(bench: Workbench, cache: ScanCache) -> None:
         fields = {"path": item.path, "signature": item.signature, "facts": item.facts}
         if bench.record("scans", **fields) is None:
             return
+    for path in cache.lost():
+        if path != _text(path) or _is_there(path):
+            continue
+        if bench.record("scans", path=path, signature="") is None:
+            return
+
+
+def _prefixes(roots: Iterable[str]) -> tuple[str, ...]:
+    """Return what the paths of all files below some directories begin with."""
+    return tuple(os.path.join(root, "") for root in roots)  # noqa: PTH118 - a prefix
 
 
 def _text(path: Path | str) -> str:

@@ -1,7 +1,9 @@
-"""Readings of model files that a later one replaced: removed, and noted as removed.
+"""Readings of model files that are of no use any more: removed, and noted as removed.
 
 Of the table ``scans`` only the latest row of each path is ever asked for. A file that is written
-again and again, such as a checkpoint, would otherwise fill the store.
+again and again, such as a checkpoint, would otherwise fill the store. A row with an empty
+signature says that its file is gone: it replaces the readings before it, and goes when it is
+alone.
 """
 
 from __future__ import annotations
@@ -24,13 +26,14 @@ LEAST_ROWS = 1000
 _REPLACED = """
 SELECT rowid AS place, session, seq FROM scans
 QUALIFY row_number() OVER (PARTITION BY path ORDER BY ts DESC, session DESC, seq DESC) > 1
+    OR signature = '' AND count(*) OVER (PARTITION BY path) = 1
 """
 
 _NOTE = """
 INSERT INTO removals BY NAME
 SELECT $now::TIMESTAMP AS ts, 'scans' AS table_name, session, count(*) AS rows,
     min(seq) AS first_seq, max(seq) AS last_seq,
-    'replaced by a later reading of the same files' AS reason
+    'replaced by a later reading of the same files, or these are gone' AS reason
 FROM replaced GROUP BY session
 """
 

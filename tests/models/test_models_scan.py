@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 from ravenxterm_lab.discovery import Skipped
+from ravenxterm_lab.discovery.budget import Budget
 from ravenxterm_lab.hardware import HardwareProfile
 from ravenxterm_lab.models import ModelManager, ModelRegistry, Workbench
 from ravenxterm_lab.selection.evidence import Evidence
@@ -122,6 +123,43 @@ class TestAnotherProcess:
         before = bench.store.sql(count).fetchall()
         in_a_new_process(home, directory)
         assert bench.store.sql(count).fetchall() == before == [(5, 4)]
+
+    def test_files_that_are_gone_are_said_to_be_once(
+        self, files: ModuleType, directory: Path, home: Path, bench: Workbench
+    ) -> None:
+        """A row notes that a file is gone; what lies beside the directory is not judged."""
+        beside = directory.with_name("models too")
+        beside.mkdir()
+        files.gguf_file(beside / "there.gguf", seed=5)
+        in_a_new_process(home, directory)
+        in_a_new_process(home, beside)
+        (directory / "small.gguf").unlink()
+        (beside / "there.gguf").unlink()
+        for removed in (["small"], []):
+            found = in_a_new_process(home, directory)
+            assert (found["read"], found["removed"]) == (0, removed)
+            rows = bench.store.sql("SELECT path FROM scans WHERE signature = ''").fetchall()
+            assert rows == [(str(directory / "small.gguf"),)]
+        # The same file comes back, and is read.
+        files.gguf_file(directory / "small.gguf")
+        assert in_a_new_process(home, directory)["read"] == 1
+        assert in_a_new_process(home, directory)["read"] == 0
+
+    def test_a_registry_notes_what_went_while_it_lived(
+        self, directory: Path, bench: Workbench
+    ) -> None:
+        """Also what this process read itself; a scan that ends early notes nothing."""
+        registry = ModelRegistry(directory, workbench=bench)
+        registry.scan()
+        gone = "SELECT count(*) FROM scans WHERE signature = ''"
+        (directory / "small.gguf").unlink()
+        full = registry._cache.budget
+        registry._cache.budget = Budget(entries=1)
+        registry.scan()
+        assert bench.store.sql(gone).fetchall() == [(0,)]
+        registry._cache.budget = full
+        registry.scan()
+        assert bench.store.sql(gone).fetchall() == [(1,)]
 
     def test_the_external_data_of_a_graph_counts(
         self, files: ModuleType, tmp_path: Path, home: Path

@@ -55,6 +55,23 @@ def test_replaced_readings_are_removed_and_the_audit_knows(place):
     assert (report.removed, report.gaps) == (12, 0)
 
 
+def test_what_is_known_of_a_file_that_is_gone_goes_too(place):
+    """A row that says so removes the readings before it, never one after it, and then itself."""
+    with Store(place, ingest=False) as store:
+        record(store, 2)
+        for path in ("/m/0", "/m/1"):
+            store.record("scans", path=path, signature="")
+        store.record("scans", path="/m/1", signature="back again")
+        store.ingest_now()
+        gone = "SELECT path, signature FROM scans ORDER BY ALL"
+        assert trim_scans(place, NOW, patience=1, least=1).rows == 6
+        assert store.sql(gone).fetchall() == [("/m/0", ""), ("/m/1", "back again"), ("/m/2", "s1")]
+        assert trim_scans(place, NOW, patience=1, least=1).rows == 1
+        assert store.sql(gone).fetchall() == [("/m/1", "back again"), ("/m/2", "s1")]
+        assert trim_scans(place, NOW, patience=1, least=1).rows == 0
+        assert store.check().ok
+
+
 def test_a_few_replaced_readings_stay(place):
     """A transaction for some rows would cost more than they do."""
     with Store(place, ingest=False) as store:
