@@ -24,14 +24,15 @@ __all__ = ["ENGINES", "Parts", "Settings", "Share", "engine_for", "parts_of"]
 MIB = 1024**2
 
 # What llama.cpp and its server hold beside weights, cache and buffers: the code of the library,
-# threads, the work space of the operators. Learned on SmolLM2 alone (bench_memory.py prints the
-# table that judges it on the others).
+# threads, the work space of the operators. Learned on any one of five models it is 21 to 22 MiB,
+# and then misses the peaks of the four others by 1.7% at most; the largest single load needed
+# 23.3 MiB (tests/benchmarks/bench_memory.py prints both).
 _ENGINE = 24 * MIB
 # For each token of the vocabulary, counted from llama-vocab.cpp on a 64-bit system: its entry
 # (40), its place in the map from text (72) and its piece (32), and the allocator's padding.
 _VOCABULARY_BYTES = 150
 # A text much shorter than a batch leaves most of the compute buffer untouched. Beyond that the
-# formula missed measured peaks by at most 1% (bench_memory.py).
+# formula missed measured peaks by 2.1% at most (bench_memory.py).
 _SCATTER, _SCATTER_BYTES = 0.02, 8 * MIB
 # Without the shape of the network: activations of about this many hidden states.
 _HIDDEN_STATES = 12
