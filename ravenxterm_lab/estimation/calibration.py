@@ -113,7 +113,7 @@ class Calibration(Displayed):
         """The last twenty predictions in one sentence."""
         if not self.latest or self.latest_error is None:
             return "no prediction has been followed by a load or a run yet"
-        levels = {row.level for row in self.rows if row.level is not None}
+        levels = {round(row.level, 6) for row in self.rows if row.level is not None}
         what = f"{next(iter(levels)):.0%} interval" if len(levels) == 1 else "interval"
         return (
             f"last {format_number(self.latest, 'prediction')}: median error "

@@ -10,9 +10,10 @@ from weakref import WeakKeyDictionary
 from ravenxterm_lab.estimation.conformal import DEFAULT_LEVEL, Group, normal_interval
 from ravenxterm_lab.estimation.history import History
 from ravenxterm_lab.estimation.memory import MemoryEstimate, estimate_memory
-from ravenxterm_lab.estimation.roofline import layers_of
+from ravenxterm_lab.estimation.search import best_offload, largest_context
 from ravenxterm_lab.estimation.speed import SpeedEstimate, estimate_speed, model_key
-from ravenxterm_lab.estimation.verdict import Verdict, judge
+from ravenxterm_lab.estimation.verdict import judge
+from ravenxterm_lab.metadata import HardwareType
 from ravenxterm_lab.runtimes.base import LoadOptions
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ _MEASURED_SPREAD = 0.02
 _INTERPOLATED_SPREAD = 0.04
 #: Where a formula states no interval.
 _FORMULA_SPREAD = 0.1
-#: Contexts are multiples of this many cells (llama.cpp pads to it).
-_STEP = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,25 +216,19 @@ class Estimator:
         Returns
         -------
         int or None
-            At most what the model was trained for, else a multiple of 256; None when not even
-            256 tokens fit, when the memory is not known, or when it has no context.
+            At most what the model was trained for, else a multiple of 256, and 0 when not even
+            256 tokens fit; None when that cannot be said, or the model has no context.
         """
-        trained = model.context_length
-        if trained is None or model.attention is None:
+        if model.context_length is None or model.attention is None:
             return None
 
-        def fits(length: int) -> bool:
-            asked = replace(options or LoadOptions(), context_length=length)
-            found = self.memory(model, asked, engine=engine, budget_bytes=budget_bytes)
-            return found.verdict is Verdict.FITS
+        def estimate(
+            model: ModelMetadata, context_length: int, budget_bytes: int
+        ) -> MemoryEstimate:
+            asked = replace(options or LoadOptions(), context_length=context_length)
+            return self.memory(model, asked, engine=engine, budget_bytes=budget_bytes)
 
-        if fits(trained):
-            return trained
-        low, high = 0, -(-trained // _STEP)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if fits(middle * _STEP) else (low, middle)
-        return low * _STEP or None
+        return largest_context(model, budget_bytes=budget_bytes, estimate=estimate)
 
     def best_offload(
         self,
@@ -245,7 +238,7 @@ class Estimator:
         *,
         engine: str | None = None,
     ) -> LoadOptions | None:
-        """Return the options with as many layers on the device as fit.
+        """Return the options with as many layers on the device as its memory holds.
 
         Parameters
         ----------
@@ -257,17 +250,22 @@ class Estimator:
         Returns
         -------
         LoadOptions or None
-            With ``gpu_layers`` 0 where all fit, which is the default; None when no split fits,
-            or the formula knows of none for this engine.
+            With ``gpu_layers`` 0 where all fit, which is the default; those of the CPU where
+            none does; None where it cannot be said, or the machine has no such device.
         """
-        for layers in (0, *range(layers_of(model), 0, -1)):
-            asked = replace(options, gpu_layers=layers)
-            found = self.memory(model, asked, engine=engine, budget_bytes=budget_bytes)
-            if found.verdict is Verdict.FITS:
-                return asked
-            if len(found.devices) < 2:
-                return None
-        return None
+        gpus = tuple(gpu for gpu in self.hardware.gpu_devices if gpu.hardware is options.device)
+        if not gpus:
+            return None
+
+        def estimate(model: ModelMetadata, gpu_layers: int, **_: object) -> MemoryEstimate:
+            return self._formula(model, options, engine, budget_bytes, gpu_layers=gpu_layers)
+
+        found = best_offload(model, gpus, estimate=estimate)
+        if found is None:
+            return None
+        if not found.gpu_layers:
+            return replace(options, device=HardwareType.CPU, gpu_layers=0)
+        return replace(options, gpu_layers=0 if found.whole else found.gpu_layers)
 
     def _formula(
         self,
@@ -276,6 +274,7 @@ class Estimator:
         engine: str | None,
         budget_bytes: int | None = None,
         measured_bytes: int | None = None,
+        gpu_layers: int | None = None,
     ) -> MemoryEstimate:
         gpus = self.hardware.gpu_devices
         return estimate_memory(
@@ -284,7 +283,7 @@ class Estimator:
             context_length=options.context_length,
             batch_size=options.batch_size,
             kv_type=options.kv_type,
-            gpu_layers=options.gpu_layers or None,
+            gpu_layers=gpu_layers if gpu_layers is not None else options.gpu_layers or None,
             devices=tuple(gpu for gpu in gpus if gpu.hardware is options.device),
             instruction_sets=self.hardware.instruction_sets,
             budget_bytes=budget_bytes,

@@ -9,6 +9,8 @@ from ravenxterm_lab.estimation.memory import MemoryEstimate, estimate_memory
 from ravenxterm_lab.estimation.verdict import Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ravenxterm_lab.hardware import GpuDevice
     from ravenxterm_lab.metadata import ModelMetadata
 
@@ -40,7 +42,12 @@ class Offload:
 
 
 def largest_context(
-    model: ModelMetadata, *, budget_bytes: int, paging: bool = False, **settings: Any
+    model: ModelMetadata,
+    *,
+    budget_bytes: int,
+    paging: bool = False,
+    estimate: Callable[..., MemoryEstimate] = estimate_memory,
+    **settings: Any,
 ) -> int | None:
     """Return the most tokens of context with which a model fits, up to its trained length.
 
@@ -51,8 +58,10 @@ def largest_context(
         For the CPU's share; each GPU has its own.
     paging : bool
         Whether a model whose mapped weights would page counts as fitting.
+    estimate : callable
+        Estimates in place of `estimate_memory`, such as one that knows of measured loads.
     **settings
-        As `estimate_memory` takes them, without the context.
+        As ``estimate`` takes them, without the context.
 
     Returns
     -------
@@ -63,7 +72,7 @@ def largest_context(
     trained = model.context_length or _LONGEST
 
     def verdict(steps: int) -> Verdict:
-        return estimate_memory(
+        return estimate(
             model,
             context_length=min(steps * _STEP, trained),
             budget_bytes=budget_bytes,
@@ -89,7 +98,11 @@ def largest_context(
 
 
 def best_offload(
-    model: ModelMetadata, devices: tuple[GpuDevice, ...], **settings: Any
+    model: ModelMetadata,
+    devices: tuple[GpuDevice, ...],
+    *,
+    estimate: Callable[..., MemoryEstimate] = estimate_memory,
+    **settings: Any,
 ) -> Offload | None:
     """Return the most layers whose weights, cache and buffers fit the GPUs.
 
@@ -101,8 +114,10 @@ def best_offload(
     model : ModelMetadata
     devices : tuple of GpuDevice
         In the order in which the engine numbers them.
+    estimate : callable
+        As for `largest_context`.
     **settings
-        As `estimate_memory` takes them, without ``devices`` and ``gpu_layers``.
+        As ``estimate`` takes them, without ``devices`` and ``gpu_layers``.
 
     Returns
     -------
@@ -120,10 +135,10 @@ def best_offload(
         return None
     everything = model.attention.layers + 1
     for layers in range(everything, -1, -1):
-        estimate = estimate_memory(model, devices=devices, gpu_layers=layers, **settings)
-        verdicts = {device.verdict for device in estimate.devices[1:]}
+        found = estimate(model, devices=devices, gpu_layers=layers, **settings)
+        verdicts = {device.verdict for device in found.devices[1:]}
         if not verdicts or Verdict.UNKNOWN in verdicts:
             return None
         if verdicts == {Verdict.FITS}:
-            return Offload(layers, layers == everything, estimate)
+            return Offload(layers, layers == everything, found)
     raise AssertionError("no layer at all fits any GPU")  # pragma: no cover

@@ -145,6 +145,7 @@ def community(data: Path) -> None:
 def live(models: Path, runs: int, tokens: int) -> None:
     """Run each demo model several times here, and compare predicted with measured."""
     from ravenxterm_lab.models import ModelManager
+    from ravenxterm_lab.models.running import run_selection
 
     prompts = [
         "Why is the sky blue?", "Name three rivers in Europe and say where each begins.",
@@ -152,22 +153,22 @@ def live(models: Path, runs: int, tokens: int) -> None:
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as home:
         manager = ModelManager(models, home=home, seed=0)
-        names = [
-            name
-            for name, model in manager.registry.available_models.items()
-            if "text_generation" in model.task_types and model.runtimes
-        ]
-        for name in names:
+        for model in manager.registry.available_models.values():
+            if "text_generation" not in model.task_types or not model.runtimes:
+                continue
             for turn in range(runs):
-                manager.update_preferences(model_weights={name: 100.0})
-                report = manager.run(
-                    "text_generation",
+                # Loaded anew for every second run, so that loads have a history too.
+                if turn % 2 == 0:
+                    manager.pool.unload_idle()
+                run_selection(
+                    manager._bench,
+                    manager.pool,
+                    manager.selector.select([model], "text_generation"),
                     prompts[turn % len(prompts)],
                     parameters={"max_tokens": tokens, "temperature": 0.0},
+                    on_token=None,
+                    timeout=None,
                 )
-                if report.model.name != name:
-                    print(f"{name} was not chosen: {manager.why_not(name)}")
-                    break
         print(
             manager.sql(
                 """
