@@ -131,7 +131,8 @@ class _Runs:
             for place, (_, weight) in enumerate(kept)
         ]
         typical = _median([residual for residual, _ in kept], weights)
-        return Cell(self.subject, math.log(self.subject.seconds) + typical, sum(weights))
+        ln_seconds = math.log(self.subject.seconds) + typical
+        return Cell(self.subject, ln_seconds, sum(weights), len(self.residuals))
 
 
 class History:

@@ -91,12 +91,15 @@ class Cell:
     ln_seconds : float
         Their typical ln of seconds.
     n : float
-        How many they are; older ones count less.
+        What they weigh, in runs; older ones count less.
+    runs : int
+        How many they are.
     """
 
     subject: Subject
     ln_seconds: float
     n: float
+    runs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,7 @@ class Learned:
         self._family = np.array([self._codes[s.family] for s in subjects])
         self._settings = np.array([self._codes[s.settings] for s in subjects])
         self._n = np.array([cell.n for cell in self._cells])
+        self._runs = np.array([cell.runs for cell in self._cells])
         self._shares = np.array([self._share(s) for s in subjects]).reshape(-1, len(self._names))
         if self._cells:
             self._solve()
@@ -211,7 +215,7 @@ class Learned:
         mean = prior + float(row @ self._weights)
         variance = max(own - float(row @ self._inverse @ row), 0.0) + self._law.noise**2
         tier, among = self._evidence(subject)
-        return Prediction(mean, math.sqrt(variance), tier, round(float(self._n[among].sum())) or 1)
+        return Prediction(mean, math.sqrt(variance), tier, int(self._runs[among].sum()))
 
     def _evidence(self, subject: Subject) -> tuple[str, NDArray[np.bool_]]:
         same, related, exact = self._relatives(subject)
