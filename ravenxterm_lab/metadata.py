@@ -104,6 +104,8 @@ class NetworkShape:
         Inner width of one routed expert, and of the shared ones together.
     recurrent_inner, recurrent_channels : int
         Inner width of a recurrent layer, and the channels of its convolution.
+    recurrent_kernel, recurrent_heads : int
+        Width of that convolution, and the time steps that are computed for each token.
     """
 
     heads: int
@@ -116,6 +118,8 @@ class NetworkShape:
     shared_feed_forward: int = 0
     recurrent_inner: int = 0
     recurrent_channels: int = 0
+    recurrent_kernel: int = 0
+    recurrent_heads: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -292,19 +292,37 @@ class _Builder:
         return self._new(self._width, found)
 
     def _recur(self, normed: Tensor) -> Tensor:
-        """Add a state-space step: a projection, a convolution over its state, a scan, a gate."""
-        network = self._network
+        """Add a Mamba-2 step (``models/mamba-base.cpp``); others are taken to be like it."""
+        network, tokens, streams = self._network, self._tokens, self._batch.cells.streams
         inner = network.recurrent_inner or self._width
         channels = network.recurrent_channels or inner
-        whole = self._new(inner + channels, normed)
-        state = max(1, sum(count == 0 for count in self._attention.heads_kv))
-        held = self._attention.recurrent_elements // state * self._batch.cells.streams * _F32
-        before = Tensor(held, (self._positions,), backend=self._device)
-        mixed = self._new(channels, self._new(channels, self._view(whole), before))
-        scanned = Tensor(inner * self._rows * _F32 + held, (mixed, before), backend=self._device)
+        edge = max(network.recurrent_kernel - 1, 0) * channels
+        layers = sum(count == 0 for count in self._attention.heads_kv)
+        layers = layers or len(self._attention.heads_kv)
+        state = max(self._attention.recurrent_elements // layers - edge, 0)
+        before = Tensor(edge * streams * _F32, backend=self._device)
+        self.graph.expand(before)
+        whole = self._new(inner + channels + network.recurrent_heads, normed)
+        extended = Tensor(
+            (tokens * channels + edge * streams) * _F32,
+            (self._view(before), self._view(self._view(whole))),
+            backend=self._device,
+        )
+        self._store(self._view(extended))
+        mixed = self._over(self._over(self._new(channels, extended)))
+        steps = self._over(self._new(network.recurrent_heads or 1, self._view(whole)))
+        scanned = Tensor(
+            (inner * tokens + state * streams) * _F32,
+            (self._view(mixed), steps),
+            backend=self._device,
+        )
+        self.graph.expand(scanned)
         self._store(self._view(scanned))
-        gated = self._new(inner, self._view(whole), self._view(scanned))
-        return self._new(self._width, gated)
+        skipped = self._new(inner, self._view(mixed))
+        added = self._new(inner, self._view(scanned), skipped, inplace=True)
+        gated = self._new(inner, self._new(inner, self._view(whole)), added)
+        normed = self._over(self._new(inner, self._view(gated)))
+        return self._new(self._width, self._view(normed))
 
     def _dense(self, normed: Tensor, inner: int) -> Tensor:
         opened = [self._new(inner, normed) for _ in range(1 + self._network.gated)]

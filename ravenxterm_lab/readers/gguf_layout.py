@@ -49,8 +49,20 @@ class LayoutTally:
     for each tensor type.
     """
 
-    __slots__ = ("_embedding", "_experts", "_head", "_input", "_layers", "_matrices",
-                 "_other", "_gates", "_output", "_ups", "_whole", "fused")  # fmt: skip
+    __slots__ = (
+        "_embedding",
+        "_experts",
+        "_gates",
+        "_head",
+        "_input",
+        "_layers",
+        "_matrices",
+        "_other",
+        "_output",
+        "_ups",
+        "_whole",
+        "fused",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._embedding: tuple[str, int] | None = None
@@ -181,6 +193,8 @@ def network_shape(keys: ArchitectureKeys, tally: LayoutTally) -> NetworkShape | 
         shared_feed_forward=shared,
         recurrent_inner=inner,
         recurrent_channels=min(inner + 2 * spread, _WIDTH) if inner else 0,
+        recurrent_kernel=keys.integer("ssm.conv_kernel", _WIDTH) or 0,
+        recurrent_heads=keys.integer("ssm.time_step_rank", _WIDTH) or 0,
     )
 
 

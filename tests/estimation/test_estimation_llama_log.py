@@ -88,15 +88,7 @@ def test_made_models(tmp_path: Path, make: Callable[[Path], ModelMetadata], batc
     agree(*load(make(tmp_path / "model.gguf"), 4096, batch=batch))
 
 
-def test_a_hybrid(tmp_path: Path) -> None:
-    """Attention on one of four layers and a state on three: cache and state are as logged.
-
-    The scratch of recurrent layers is less exactly known, and the interval says so.
-    """
-    report, estimate = load(hybrid(tmp_path / "model.gguf"), 4096)
-    logged = {name: size / MIB for name, size in report.buffers.items()}
-    assert estimate.kv_cache_bytes / MIB == pytest.approx(logged["kv"], abs=2 * ROUNDING)
-    scratch = logged["compute"] + logged["output"]
-    assert estimate.compute_bytes / MIB == pytest.approx(scratch, rel=0.25)
-    above = (estimate.high_bytes - estimate.total_bytes) / MIB
-    assert estimate.compute_bytes / MIB + above > scratch
+@pytest.mark.parametrize("batch", [64, 512])
+def test_a_hybrid(tmp_path: Path, batch: int) -> None:
+    """Attention on one of four layers, a Mamba-2 state on three: cache, state and scratch."""
+    agree(*load(hybrid(tmp_path / "model.gguf"), 4096, batch=batch))
