@@ -24,7 +24,7 @@ from ravenxterm_lab.readers import fingerprint
 from ravenxterm_lab.readers.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from ravenxterm_lab.discovery.cache import ScanCache
 
@@ -172,7 +172,19 @@ class _Guarded(Source):
             # Without one, all models of the source would be taken for the same.
             fingerprint=found.fingerprint or fingerprint(shards),
             source=self._called,
+            quantization=clean(found.quantization, 80) or None,
+            architecture=clean(found.architecture, 80) or None,
+            license=clean(found.license) or None,
+            task_types=_cleaned(found.task_types, 80),
+            problems=_cleaned(found.problems, 400),
+            notes=_cleaned(found.notes, 400),
         )
+
+
+def _cleaned(texts: Iterable[str], limit: int) -> tuple[str, ...]:
+    """Return what of some texts can be shown, each once."""
+    kept = (clean(text, limit) for text in texts)
+    return tuple(dict.fromkeys(text for text in kept if text))
 
 
 def _origin(point: metadata.EntryPoint) -> tuple[str, Path]:

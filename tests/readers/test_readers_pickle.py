@@ -398,3 +398,24 @@ def test_a_damaged_pickle_in_an_archive_is_never_passed(files, tmp_path):
     )
     assert facts.problems
     assert "unlisted" in facts.pickle_globals[-1]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"]\x94h\x00a",
+        b"}\x94\x8c\x01ah\x00s",
+        b")\x94" + b"h\x00\x85\x94" * 3 + b"h\x01h\x01\x86",
+        b"N" + b"\x85" * 200_000,
+        b"N" + b"\x85\x94" * 100_000,
+        b"(" * 100_000,
+        b"(" * 100_000 + b"N" + b"t" * 100_000,
+    ],
+)
+def test_pickles_that_hold_themselves_or_nest_without_end(tmp_path, body):
+    """Nothing is built, so that nothing can be walked without an end."""
+    path = tmp_path / "a.pkl"
+    path.write_bytes(b"\x80\x04" + body + b"cos\nsystem\n.")
+    facts = read_facts(path)
+    assert facts.pickle_globals == ("os.system",)
+    assert facts.problems
