@@ -5,15 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ravenxterm_lab.estimation.engines import (
-    ENGINES,
-    MIB,
-    Parts,
-    Settings,
-    Share,
-    engine_for,
-    parts_of,
-)
+from ravenxterm_lab.estimation.engines import ENGINES, engine_for, parts_of
+from ravenxterm_lab.estimation.parts import MIB, Parts, Settings, Share
 from ravenxterm_lab.estimation.verdict import Verdict, judge
 from ravenxterm_lab.metadata import HardwareType
 from ravenxterm_lab.units import format_bytes

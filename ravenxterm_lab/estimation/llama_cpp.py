@@ -1,0 +1,148 @@
+"""What llama.cpp takes: tensors by device, cache, compute buffers, and the engine itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ravenxterm_lab.estimation.compute import Batch, compute_buffers
+from ravenxterm_lab.estimation.kv import cache_cells, kv_layer_bytes, kv_pair
+from ravenxterm_lab.estimation.parts import MIB, Parts, Settings, Share, context_of, free_memory
+from ravenxterm_lab.estimation.placement import CPU, place
+from ravenxterm_lab.estimation.weights import device_bytes, repack_bytes
+
+if TYPE_CHECKING:
+    from ravenxterm_lab.estimation.kv import CacheCells
+    from ravenxterm_lab.estimation.placement import Placement
+    from ravenxterm_lab.metadata import AttentionGeometry, ModelMetadata
+
+__all__ = ["llama_cpp_parts"]
+
+# What llama.cpp and its server hold beside weights, cache and buffers: the code of the library,
+# threads, the work space of the operators. Learned on any one of five models it is 21 to 22 MiB,
+# and then misses the peaks of the four others by 1.7% at most; the largest single load needed
+# 23.3 MiB (tests/benchmarks/bench_memory.py prints both).
+_ENGINE = 24 * MIB
+# For each token of the vocabulary, counted from llama-vocab.cpp on a 64-bit system: its entry
+# (40), its place in the map from text (72) and its piece (32), and the allocator's padding.
+_VOCABULARY_BYTES = 150
+# A text much shorter than a batch leaves most of the compute buffer untouched. Beyond that the
+# formula missed measured peaks by 2.1% at most (bench_memory.py).
+_SCATTER, _SCATTER_BYTES = 0.02, 8 * MIB
+# Without the shape of the network: activations of about this many hidden states.
+_HIDDEN_STATES = 12
+
+
+def llama_cpp_parts(model: ModelMetadata, settings: Settings) -> Parts:
+    """Return what llama.cpp takes.
+
+    Parameters
+    ----------
+    model : ModelMetadata
+    settings : Settings
+    """
+    context = context_of(model, settings)
+    attention = model.attention
+    if attention is None:
+        return Parts(
+            source="weights + KV + compute buffers + overhead of llama.cpp",
+            context_length=context,
+            missing=("the attention geometry",),
+        )
+    placement = place(attention.layers, settings.gpu_layers, free_memory(settings.devices))
+    shares = [Share() for _ in range(placement.gpus + 1)]
+    for share, size in zip(shares, device_bytes(model, placement), strict=True):
+        share.weights = size
+    shares[CPU].repack = repack_bytes(model, placement, settings.instruction_sets)
+    sizes = kv_layer_bytes(
+        attention,
+        context,
+        kv_type=settings.kv_type,
+        batch_size=settings.batch_size,
+        sequences=settings.sequences,
+        unified=settings.unified,
+        flash_attention=settings.flash_attention,
+    )
+    for device, size in zip(placement.layers, sizes, strict=True):
+        shares[device].kv += size
+    buffers, exact = _buffers(model, attention, settings, context, placement)
+    for share, size in zip(shares, buffers, strict=True):
+        share.compute = size
+    vocabulary = model.vocabulary_size or 0
+    # The logits that the caller reads, in memory of their own.
+    shares[CPU].compute += 4 * vocabulary * settings.sequences
+    shares[CPU].overhead = _ENGINE + _VOCABULARY_BYTES * vocabulary
+    total = sum(share.total for share in shares)
+    scatter = round(total * _SCATTER) + _SCATTER_BYTES
+    return Parts(
+        source="tensors by device + KV + compute buffers by ggml's allocator + "
+        "24 MiB and 150 B per token of vocabulary"
+        if exact
+        else "tensors + KV + about twelve hidden states + 24 MiB and 150 B per token of vocabulary",
+        shares=shares,
+        context_length=context,
+        below=shares[CPU].compute + scatter,
+        above=scatter + (0 if exact else sum(buffers)),
+        mapped=shares[CPU].weights,
+        has_cache=True,
+    )
+
+
+def _buffers(
+    model: ModelMetadata,
+    attention: AttentionGeometry,
+    settings: Settings,
+    context: int,
+    placement: Placement,
+) -> tuple[list[int], bool]:
+    """Return the compute buffers, and whether the graph is one that was checked."""
+    cells = cache_cells(
+        attention,
+        context,
+        batch_size=settings.batch_size,
+        sequences=settings.sequences,
+        unified=settings.unified,
+    )
+    width = model.embedding_length
+    if model.network is None or not width or not model.vocabulary_size:
+        return _rough(model, cells, placement), False
+    keys, values = kv_pair(settings.kv_type)
+    layout = model.weight_layout
+    experts, used = (layout.experts if layout is not None else None) or (0, 0)
+    turns = attention.key_length % 64 == 0 and not attention.latent_rank
+    sizes = compute_buffers(
+        model.network,
+        attention,
+        width,
+        model.vocabulary_size,
+        used,
+        experts,
+        Batch(
+            cells,
+            outputs=_outputs(settings, cells),
+            flash_attention=settings.flash_attention is not False,
+            rotated_keys=turns and _quantized(keys),
+            rotated_values=turns and _quantized(values) and attention.value_length % 64 == 0,
+            # Builds with GPUs were seen in logs of 2024 only; their buffers on the GPUs are
+            # those of today, and on the host they lack inputs that text does not use.
+            recent=not placement.offloaded,
+        ),
+        placement,
+    )
+    plain = not (attention.latent_rank or attention.recurrent_elements)
+    return list(sizes), plain and placement.offloaded in (0, attention.layers + 1)
+
+
+def _outputs(settings: Settings, cells: CacheCells) -> int:
+    """Return the tokens whose logits are computed at once: a server asks for one a sequence."""
+    return cells.batch if settings.devices else min(settings.sequences, cells.batch)
+
+
+def _rough(model: ModelMetadata, cells: CacheCells, placement: Placement) -> list[int]:
+    size = cells.batch * (model.embedding_length or 0) * 4 * _HIDDEN_STATES
+    size += cells.batch * cells.full * 4
+    used = {*placement.layers, placement.output}
+    return [size if device in used else 0 for device in range(placement.gpus + 1)]
+
+
+def _quantized(kind: str) -> bool:
+    return kind not in ("f32", "f16", "bf16")
