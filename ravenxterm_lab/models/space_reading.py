@@ -11,9 +11,9 @@ from ravenxterm_lab.models.space import Leftover, ModelCopy, ModelSpace, SpaceRe
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ravenxterm_lab.discovery.holdings import Holding, Stock
     from ravenxterm_lab.metadata import ModelMetadata
     from ravenxterm_lab.models.workbench import Workbench
+    from ravenxterm_lab.trash import Holding, Stock
 
 __all__ = ["read_space"]
 

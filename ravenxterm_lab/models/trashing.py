@@ -8,25 +8,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ravenxterm_lab.discovery.holdings import Stock, take_stock
-from ravenxterm_lab.discovery.open_files import open_elsewhere
-from ravenxterm_lab.discovery.removal import noted
-from ravenxterm_lab.discovery.trash import Trash, Trashed
 from ravenxterm_lab.exceptions import TrashError, UnknownModelError, did_you_mean
 from ravenxterm_lab.metadata import ModelMetadata
 from ravenxterm_lab.models.space_reading import read_space
 from ravenxterm_lab.models.trash_report import TrashItem, TrashReport
 from ravenxterm_lab.tables import printable
+from ravenxterm_lab.trash import Stock, Trash, Trashed, noted, open_elsewhere, take_stock
 from ravenxterm_lab.units import format_bytes, format_number, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ravenxterm_lab.discovery import ScanCache, Source
-    from ravenxterm_lab.discovery.holdings import Holding
-    from ravenxterm_lab.discovery.removal import Item, Plan
     from ravenxterm_lab.models.space import SpaceReport
     from ravenxterm_lab.models.workbench import Workbench
+    from ravenxterm_lab.trash import Holding, Item, Plan
 
 __all__ = ["Housekeeping"]
 

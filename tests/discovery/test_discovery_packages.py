@@ -11,9 +11,9 @@ import pytest
 from stores import LAYERS, distribution, package
 
 from ravenxterm_lab.discovery import DirectorySource, PackagesSource, discover
-from ravenxterm_lab.discovery.holdings import take_stock
 from ravenxterm_lab.exceptions import TrashError
 from ravenxterm_lab.models import ModelRegistry
+from ravenxterm_lab.trash.holdings import take_stock
 
 
 def scan(*sites):

@@ -251,7 +251,8 @@ class TestFactsAsJson:
         shape = NetworkShape(2, 16, 17, 18, False, True, 19, 20, 21, 22, 23, 24)
         facts = FileFacts(
             ModelType.ONNX, 10, "adapter", "n", "llama", 5, 4, 2, (8, 2), 7, "Q4_0", 2048,
-            geometry, layout, shape, 64, 32, ("embedding",), "mit", {"F32": 40}, (0, 2), ("x.onnx_data",),
+            geometry, layout, shape, 64, 32, ("embedding",), "mit", {"F32": 40}, (0, 2),
+            ("x.onnx_data",),
             (TensorSignature("in", "F32", (None, "batch", 3)),), (TensorSignature("out", "I64"),),
             ("os.system",), ("bad",), ("odd",),
         )  # fmt: skip

@@ -84,7 +84,7 @@ ROOMS = [
     "ravenxterm_lab",
     *(f"ravenxterm_lab.{room}" for room in (
         "demo", "discovery", "estimation", "hardware", "models", "plots", "readers", "runtimes",
-        "selection", "store", "units", "widgets",
+        "selection", "store", "trash", "units", "widgets",
     )),
 ]  # fmt: skip
 

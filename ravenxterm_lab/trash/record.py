@@ -15,9 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ravenxterm_lab.discovery.removal import Item, freed_bytes, noted
 from ravenxterm_lab.exceptions import ModelFileError, TrashError
 from ravenxterm_lab.readers.text import clean, read_json
+from ravenxterm_lab.trash.removal import Item, freed_bytes, noted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

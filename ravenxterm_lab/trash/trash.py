@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from ravenxterm_lab.discovery.moving import (
+from ravenxterm_lab.exceptions import TrashError
+from ravenxterm_lab.readers.text import clean
+from ravenxterm_lab.trash.moving import (
     gone,
     is_locked,
     lock_directory,
@@ -30,23 +32,21 @@ from ravenxterm_lab.discovery.moving import (
     refusal,
     remove_empty,
 )
-from ravenxterm_lab.discovery.removal import noted
-from ravenxterm_lab.discovery.trash_places import Places, check_own, folders_of
-from ravenxterm_lab.discovery.trash_record import (
+from ravenxterm_lab.trash.places import Places, check_own, folders_of
+from ravenxterm_lab.trash.record import (
     Record,
     forget,
     is_same,
     read_record,
     write_record,
 )
-from ravenxterm_lab.exceptions import TrashError
-from ravenxterm_lab.readers.text import clean
+from ravenxterm_lab.trash.removal import noted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from ravenxterm_lab.discovery.removal import Item, Plan
+    from ravenxterm_lab.trash.removal import Item, Plan
 
 __all__ = ["Trash", "Trashed"]
 

@@ -29,14 +29,14 @@ from trash_scenes import (
 )
 
 from ravenxterm_lab.discovery import DirectorySource, HuggingFaceSource, OllamaSource, discover
-from ravenxterm_lab.discovery.holdings import take_stock
-from ravenxterm_lab.discovery.moving import move_back
-from ravenxterm_lab.discovery.open_files import open_elsewhere
-from ravenxterm_lab.discovery.trash import Trash
-from ravenxterm_lab.discovery.trash_record import read_record
 from ravenxterm_lab.discovery.walk import TRASH
 from ravenxterm_lab.exceptions import TrashError
 from ravenxterm_lab.readers import limits
+from ravenxterm_lab.trash.holdings import take_stock
+from ravenxterm_lab.trash.moving import move_back
+from ravenxterm_lab.trash.open_files import open_elsewhere
+from ravenxterm_lab.trash.record import read_record
+from ravenxterm_lab.trash.trash import Trash
 
 SCRIPT = Path(__file__).with_name("trash_scenes.py")
 READERS = Path(__file__).parents[1] / "readers"

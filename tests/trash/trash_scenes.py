@@ -26,9 +26,9 @@ from ravenxterm_lab.discovery import (
     OllamaSource,
     Source,
 )
-from ravenxterm_lab.discovery.holdings import Stock, take_stock
-from ravenxterm_lab.discovery.trash import Trash
 from ravenxterm_lab.exceptions import TrashError
+from ravenxterm_lab.trash.holdings import Stock, take_stock
+from ravenxterm_lab.trash.trash import Trash
 
 #: Every call by which the trash changes what the next process finds.
 CALLS = ("mkdir", "rename", "replace", "link", "unlink", "rmdir", "symlink")

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ravenxterm_lab.discovery.moving import lock_directory
-from ravenxterm_lab.discovery.trash_record import IDENTITY, forget, is_void, sync_directory
 from ravenxterm_lab.discovery.walk import TRASH
 from ravenxterm_lab.exceptions import TrashError
+from ravenxterm_lab.trash.moving import lock_directory
+from ravenxterm_lab.trash.record import IDENTITY, forget, is_void, sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ravenxterm_lab.discovery.removal import Item
-    from ravenxterm_lab.discovery.trash_record import Record
+    from ravenxterm_lab.trash.record import Record
+    from ravenxterm_lab.trash.removal import Item
 
 __all__ = ["Places", "check_own", "folders_of"]
 

@@ -10,16 +10,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ravenxterm_lab.discovery.removal import noted
-from ravenxterm_lab.discovery.trash_record import is_same, sync_directory
 from ravenxterm_lab.exceptions import TrashError
 from ravenxterm_lab.readers.text import clean
+from ravenxterm_lab.trash.record import is_same, sync_directory
+from ravenxterm_lab.trash.removal import noted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ravenxterm_lab.discovery.removal import Item, Plan
-    from ravenxterm_lab.discovery.trash_record import Record
+    from ravenxterm_lab.trash.record import Record
+    from ravenxterm_lab.trash.removal import Item, Plan
 
 __all__ = [
     "gone",

@@ -19,7 +19,7 @@ from ravenxterm_lab.units import format_bytes, format_number
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ravenxterm_lab.discovery.holdings import Holding, Stock
+    from ravenxterm_lab.trash.holdings import Holding, Stock
 
 __all__ = ["Item", "Plan", "freed_bytes", "make_plan", "noted"]
 

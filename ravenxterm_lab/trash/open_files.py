@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ravenxterm_lab.discovery.removal import Item
+    from ravenxterm_lab.trash.removal import Item
 
 __all__ = ["open_elsewhere"]
 

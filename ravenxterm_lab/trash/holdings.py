@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.discovery.base import Skipped
-from ravenxterm_lab.discovery.blobs import (
+from ravenxterm_lab.discovery.cache import ScanCache
+from ravenxterm_lab.discovery.walk import UNFINISHED
+from ravenxterm_lab.trash.blobs import (
     BlobUses,
     hub_revision,
     is_ollama_store,
     revision_entries,
 )
-from ravenxterm_lab.discovery.cache import ScanCache
-from ravenxterm_lab.discovery.removal import Plan, make_plan
-from ravenxterm_lab.discovery.walk import UNFINISHED
+from ravenxterm_lab.trash.removal import Plan, make_plan
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
