@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.estimation.compute import Batch, compute_buffers
@@ -28,6 +29,8 @@ _VOCABULARY_BYTES = 150
 # A text much shorter than a batch leaves most of the compute buffer untouched. Beyond that the
 # formula missed measured peaks by 2.1% at most (bench_memory.py).
 _SCATTER, _SCATTER_BYTES = 0.02, 8 * MIB
+# Smaller batches are computed where the weights are (GGML_OP_OFFLOAD_MIN_BATCH).
+_LENT_BATCH = 32
 # Without the shape of the network: activations of about this many hidden states.
 _HIDDEN_STATES = 12
 
@@ -67,6 +70,8 @@ def llama_cpp_parts(model: ModelMetadata, settings: Settings) -> Parts:
     buffers, exact = _buffers(model, attention, settings, context, placement)
     for share, size in zip(shares, buffers, strict=True):
         share.compute = size
+    if placement.offloaded and CPU in placement.layers:
+        shares[1].compute += _lent_bytes(model, placement, sizes)
     vocabulary = model.vocabulary_size or 0
     # The logits that the caller reads, in memory of their own.
     shares[CPU].compute += 4 * vocabulary * settings.sequences
@@ -108,6 +113,7 @@ def _buffers(
     keys, values = kv_pair(settings.kv_type)
     layout = model.weight_layout
     experts, used = (layout.experts if layout is not None else None) or (0, 0)
+    computing = _computing(placement, cells)
     turns = attention.key_length % 64 == 0 and not attention.latent_rank
     sizes = compute_buffers(
         model.network,
@@ -126,10 +132,37 @@ def _buffers(
             # those of today, and on the host they lack inputs that text does not use.
             recent=not placement.offloaded,
         ),
-        placement,
+        computing,
     )
     plain = not (attention.latent_rank or attention.recurrent_elements)
-    return list(sizes), plain and placement.offloaded in (0, attention.layers + 1)
+    return list(sizes), plain and placement == computing
+
+
+def _computing(placement: Placement, cells: CacheCells) -> Placement:
+    """Return where a long text is computed: layers on the CPU are lent to the first GPU.
+
+    For batches of 32 tokens and more their weights are copied there one after the other
+    (``ggml_backend_cuda_device_offload_op``, ``ggml_backend_sched_split_graph``).
+    """
+    if not placement.offloaded or CPU not in placement.layers or cells.batch < _LENT_BATCH:
+        return placement
+    return replace(placement, layers=tuple(device or 1 for device in placement.layers))
+
+
+def _lent_bytes(model: ModelMetadata, placement: Placement, sizes: tuple[int, ...]) -> int:
+    """Return the room for what is copied there at once: one matrix, and one layer's cache."""
+    layers = [layer for layer, device in enumerate(placement.layers) if device == CPU]
+    layout, network = model.weight_layout, model.network
+    cache = max(sizes[layer] for layer in layers)
+    if layout is None or network is None:
+        return cache + model.size_bytes // (len(placement.layers) + 1) // 2
+    matrices = 2 + network.gated
+    largest = 0
+    for layer in layers:
+        routed = layout.expert_bytes[layer] if layer < len(layout.expert_bytes) else 0
+        whole = layout.layer_bytes[layer] if layer < len(layout.layer_bytes) else 0
+        largest = max(largest, routed // matrices, (whole - routed) // matrices)
+    return cache + largest
 
 
 def _outputs(settings: Settings, cells: CacheCells) -> int:

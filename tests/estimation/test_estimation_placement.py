@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from published import llama3_8b
 
-from ravenxterm_lab.estimation import Verdict, estimate_memory
+from ravenxterm_lab.estimation import Verdict, compute, estimate_memory
 from ravenxterm_lab.estimation.placement import CPU, place
 from ravenxterm_lab.hardware import GpuDevice
 from ravenxterm_lab.metadata import HardwareType, ModelMetadata
@@ -177,3 +177,36 @@ def test_unified_memory_is_counted_once(llama: ModelMetadata) -> None:
     assert estimate_memory(llama, devices=apple, budget_bytes=2 * total).verdict is Verdict.FITS
     half = estimate_memory(llama, devices=apple, budget_bytes=total * 6 // 10)
     assert half.verdict is Verdict.CANNOT
+
+
+def test_layers_on_the_cpu_visit_the_gpu_for_long_texts(llama: ModelMetadata) -> None:
+    """With half the layers offloaded the GPU also has room for a matrix and a cache of the others.
+
+    A batch below 32 tokens is computed where the weights are, and needs none.
+    """
+    whole = estimate_memory(llama, devices=gpus(1)).devices[1]
+    half = estimate_memory(llama, devices=gpus(1), gpu_layers=16).devices[1]
+    matrix = 14_336 * 4096 * 144 // 256
+    assert half.compute_bytes - whole.compute_bytes > matrix
+    assert half.total_bytes < whole.total_bytes
+
+
+def test_a_few_layers_stand_for_all_of_their_kind(
+    llama: ModelMetadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the first and last layers of a device are replayed: all of them give the same bytes."""
+    windowed = replace(
+        llama.attention,
+        heads_kv=(8,) * 48,
+        window=1024,
+        windowed=tuple(layer % 6 != 5 for layer in range(48)),
+    )
+    for model in (llama, replace(llama, attention=windowed)):
+        for settings in ({}, {"devices": gpus(3)}, {"flash_attention": False}):
+            compute.compute_buffers.cache_clear()
+            short = estimate_memory(model, **settings)
+            compute.compute_buffers.cache_clear()
+            with monkeypatch.context() as patched:
+                patched.setattr(compute, "_ENDS", 1000)
+                assert estimate_memory(model, **settings) == short
+            compute.compute_buffers.cache_clear()
