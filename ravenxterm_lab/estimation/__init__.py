@@ -12,6 +12,7 @@ from ravenxterm_lab.estimation.kv import kv_cache_bytes
 from ravenxterm_lab.estimation.memory import DeviceMemory, MemoryEstimate, estimate_memory
 from ravenxterm_lab.estimation.page_cache import cached_share
 from ravenxterm_lab.estimation.recall import HistoryReader, basis_of
+from ravenxterm_lab.estimation.search import Offload, best_offload, largest_context
 from ravenxterm_lab.estimation.speed import Forecast, SpeedEstimate, estimate_speed, model_key
 from ravenxterm_lab.estimation.verdict import SAFETY_FACTOR, Verdict, judge
 from ravenxterm_lab.estimation.weights import active_bytes
@@ -27,15 +28,18 @@ __all__ = [
     "HistoryReader",
     "MemoryEstimate",
     "MemoryForecast",
+    "Offload",
     "SpeedEstimate",
     "Verdict",
     "active_bytes",
     "basis_of",
+    "best_offload",
     "cached_share",
     "estimate_memory",
     "estimate_speed",
     "judge",
     "kv_cache_bytes",
+    "largest_context",
     "model_key",
     "read_calibration",
 ]
