@@ -4,7 +4,8 @@ Run by hand: ``python tests/benchmarks/bench_speed.py``. Without options it fits
 GPUs on `llama3_decode_speed.csv` with one device left out at a time and prints the errors beside
 those of other structures and of ``0.55 × bandwidth / bytes``. ``--replay`` predicts the community
 runs of `local_speed.parquet` one after the other, each from those before it, and prints the
-errors and how often the 80% intervals held, by tier. ``--live`` runs the demo models here through
+errors and how often the 80% intervals held, by tier; ``--history`` does the same with what a
+``RAVENXTERM_HOME`` recorded on this machine. ``--live`` runs the demo models here through
 a `ModelManager` and compares the runs after the third with what was predicted for them; it needs
 a quiet machine.
 """
@@ -12,6 +13,7 @@ a quiet machine.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import statistics
 import tempfile
@@ -19,10 +21,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from speed_rows import fitting_row, published_rows, replay
+from speed_rows import Replayed, fitting_row, published_rows, replay, replay_recorded
 
 from ravenxterm_lab.estimation.roofline import Place, effective_bandwidth, fit_gpu
 from ravenxterm_lab.metadata import HardwareType
+from ravenxterm_lab.store import Store
 from ravenxterm_lab.tables import Table
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -128,10 +131,24 @@ def community(data: Path) -> None:
     """Print errors and coverage of the community runs, in order, by tier."""
     import polars as pl
 
-    done = list(replay(pl.read_parquet(data / "local_speed.parquet").to_dicts()))
+    by_tier(list(replay(pl.read_parquet(data / "local_speed.parquet").to_dicts())))
+
+
+def recorded(store: Store, hardware: str) -> None:
+    """Print the same of what this machine recorded, for each quantity."""
+    done = list(replay_recorded(store, hardware))
+    for quantity in dict.fromkeys(quantity for quantity, _ in done):
+        print(f"\n{quantity}, replayed:")
+        by_tier([run for one, run in done if one == quantity])
+
+
+def by_tier(done: Sequence[Replayed]) -> None:
+    """Print errors and coverage by tier."""
     lines = []
     for tier in ("measured", "scaled", "device", "roofline", "all"):
         runs = [run for run in done if tier in (run.tier, "all")]
+        if not runs:
+            continue
         errors = [abs(math.log(run.actual / run.predicted)) for run in runs]
         lines.append([
             tier, str(len(runs)), f"{math.expm1(statistics.median(errors)):.1%}",
@@ -192,7 +209,36 @@ def live(models: Path, runs: int, tokens: int) -> None:
             )
         )
         print(manager.calibration())
+        here = manager.registry.hardware_profile
+        recorded(manager.store, here.fingerprint)
+        wide, fast = here.memory_bandwidth, here.matrix_speed
+        print(f"\nThis machine: {wide or 0:.3g} bytes/s, {fast or 0:.3g} FLOP/s, measured.")
+        refit(manager.store)
         manager.close()
+
+
+def refit(store: Store) -> None:
+    """Print by what the prior of each part would have to be multiplied to suit the runs here."""
+    for quantity in ("throughput", "time_to_first_token", "load_seconds"):
+        rows = store.sql(
+            "SELECT basis->'parts', actual FROM predictions WHERE quantity = ? AND actual > 0",
+            [quantity],
+        ).fetchall()
+        parts = [json.loads(text) for text, _ in rows]
+        names = sorted({name for one in parts for name in one})
+        seconds = [1 / value if quantity == "throughput" else value for _, value in rows]
+        # Relative least squares around 1, so that what the runs cannot tell apart stays there.
+        design = [
+            [one.get(n, 0.0) / s for n in names] for one, s in zip(parts, seconds, strict=True)
+        ]
+        ridge = 0.3 * np.eye(len(names))
+        solved = np.linalg.lstsq(
+            np.vstack([design, ridge]),
+            np.append(np.ones(len(rows)), np.full(len(names), 0.3)),
+            rcond=None,
+        )[0]
+        said = ", ".join(f"{n} × {factor:.2f}" for n, factor in zip(names, solved, strict=True))
+        print(f"prior of {quantity}: {said}")
 
 
 def main() -> None:
@@ -200,6 +246,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=DATA, help="directory of the measured data")
     parser.add_argument("--replay", action="store_true", help="replay the community runs")
+    parser.add_argument("--history", type=Path, metavar="HOME", help="replay what a home recorded")
     parser.add_argument("--live", action="store_true", help="run real models here")
     parser.add_argument("--models", type=Path, help="directory of models for --live")
     parser.add_argument("--runs", type=int, default=8, help="runs of each model for --live")
@@ -209,6 +256,11 @@ def main() -> None:
         from ravenxterm_lab.config import paths
 
         live(options.models or paths().models / "demo", options.runs, options.tokens)
+    elif options.history:
+        from ravenxterm_lab.models import Workbench
+
+        bench = Workbench(options.history)
+        recorded(bench.store, bench.hardware.fingerprint)
     elif options.replay:
         community(options.data)
     else:

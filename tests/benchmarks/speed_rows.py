@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ravenxterm_lab.estimation.conformal import Calibrator
-from ravenxterm_lab.estimation.history import History, Outcome
+from ravenxterm_lab.estimation.conformal import Calibrator, Group
+from ravenxterm_lab.estimation.history import LAWS, RATES, History, Outcome
+from ravenxterm_lab.estimation.recall import HistoryReader
 from ravenxterm_lab.estimation.speed import estimate_speed
 from ravenxterm_lab.metadata import HardwareType, ModelMetadata, ModelType
+from ravenxterm_lab.store import Store
 
 #: Device and memory bandwidth (GB/s) of the makers' data sheets, by the name in the data. The
 #: bandwidth of integrated graphics is that of the memory that the maker names for the chip.
@@ -97,7 +101,7 @@ def community_model(row: dict[str, Any]) -> ModelMetadata:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """One community run, predicted before it was seen (tokens/s)."""
+    """One run, predicted before it was seen (tokens/s, or seconds)."""
 
     hardware: str
     tier: str
@@ -137,3 +141,28 @@ def replay(rows: list[dict[str, Any]], level: float = 0.8) -> Iterator[Replayed]
                 forecast.value, row["tps"], forecast.low, forecast.high, level, forecast.spread,
             )
         )  # fmt: skip
+
+
+def replay_recorded(store: Store, hardware: str) -> Iterator[tuple[str, Replayed]]:
+    """Predict what a store recorded again, each from what came before it; with its quantity."""
+    reader = HistoryReader(store, now=lambda: datetime.now(UTC).replace(tzinfo=None).isoformat())
+    history = History()
+    for outcome in reader.read(hardware).outcomes:
+        if outcome.quantity in LAWS and outcome.here:
+            learned = history.learned(outcome.quantity, outcome.engine, outcome.device)
+            found = learned.predict(outcome.subject)
+            group = Group(outcome.quantity, found.tier, outcome.engine, outcome.device)
+            low, high = history.calibrator.quantiles(group)
+            centre = found.ln_seconds * (-1 if outcome.quantity in RATES else 1)
+            again = Replayed(
+                hardware, found.tier, math.exp(centre), math.exp(centre + low * found.spread),
+                math.exp(centre + high * found.spread), outcome.actual,
+            )  # fmt: skip
+            yield outcome.quantity, again
+            judged = replace(
+                outcome, tier=found.tier, predicted=again.predicted, low=again.low,
+                high=again.high, spread=found.spread, age_days=0.0,
+            )  # fmt: skip
+            history.add(judged)
+        else:
+            history.add(outcome)

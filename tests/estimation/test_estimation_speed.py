@@ -164,6 +164,21 @@ def test_a_few_runs_move_every_prediction_on_the_device() -> None:
     assert steps[3][1] == pytest.approx(steps[0][1], rel=0.1)
 
 
+def test_a_machine_that_scatters_gets_wider_intervals_on_all_its_models() -> None:
+    """Runs of one model that jump up and down widen the interval of another that was run once."""
+    steady, busy = History(), History()
+    for turn in range(12):
+        seen(steady, model(), 60.0)
+        seen(busy, model(), 120.0 if turn % 2 else 30.0)
+    other = model(3 * 10**9, "other", embedding_length=1)
+    widths = []
+    for history in (steady, busy):
+        seen(history, other, 25.0)
+        estimate = predict(history, other)
+        widths.append(estimate.high / estimate.low)
+    assert widths[1] > 1.5 * widths[0]
+
+
 def test_one_wild_run_is_outvoted() -> None:
     """A run ten times slower than four others leaves the prediction near the four."""
     history = History()
