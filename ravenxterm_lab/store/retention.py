@@ -50,7 +50,10 @@ SELECT
     round(avg(gpu_memory_used))::UBIGINT AS gpu_memory_used,
     max(gpu_memory_used) AS gpu_memory_used_max,
     avg(gpu_power) AS gpu_power, max(gpu_power) AS gpu_power_max,
-    avg(gpu_temperature) AS gpu_temperature, max(gpu_temperature) AS gpu_temperature_max
+    avg(gpu_temperature) AS gpu_temperature, max(gpu_temperature) AS gpu_temperature_max,
+    avg(cpu_power) AS cpu_power, max(process_anonymous) AS process_anonymous,
+    max(process_file) AS process_file, avg(process_cpu_percent) AS process_cpu_percent,
+    avg(gpu_clock) AS gpu_clock
 FROM hardware_samples WHERE ts < $boundary
 GROUP BY 1, session, hardware, gpu ORDER BY 1
 """

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 #: The highest number among ``migrations/*.sql``.
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 #: The most that one event may hold beside its fixed fields (bytes).
 MAX_PAYLOAD = 16 * 1024 * 1024
@@ -170,7 +170,9 @@ TABLES: Mapping[str, Table] = MappingProxyType(
             6,
             "hardware VARCHAR; cpu_percent DOUBLE; memory_used UBIGINT; "
             "memory_available UBIGINT; process_memory UBIGINT; gpu INTEGER; gpu_percent DOUBLE; "
-            "gpu_memory_used UBIGINT; gpu_power DOUBLE; gpu_temperature DOUBLE",
+            "gpu_memory_used UBIGINT; gpu_power DOUBLE; gpu_temperature DOUBLE; "
+            "cpu_power DOUBLE; process_anonymous UBIGINT; process_file UBIGINT; "
+            "process_cpu_percent DOUBLE; gpu_clock DOUBLE",
         ),
         "preference_changes": _table(7, "field VARCHAR; old JSON; new JSON"),
         "messages": _table(8, "level VARCHAR; subject VARCHAR; text VARCHAR"),

@@ -8,7 +8,8 @@ SELECT *, 1::UBIGINT AS samples FROM hardware_samples
 UNION ALL BY NAME
 SELECT
     minute AS ts, session, hardware, cpu_percent, memory_used, memory_available, process_memory,
-    gpu, gpu_percent, gpu_memory_used, gpu_power, gpu_temperature, samples
+    gpu, gpu_percent, gpu_memory_used, gpu_power, gpu_temperature, cpu_power, process_anonymous,
+    process_file, process_cpu_percent, gpu_clock, samples
 FROM hardware_minutes;
 
 CREATE OR REPLACE VIEW catalogue AS
@@ -35,10 +36,11 @@ SELECT
     count(*) FILTER (failure = 'out_of_memory' AND verdict = 'fits') AS wrongly_said_to_fit,
     max(ts) AS last_prediction
 FROM (
-    SELECT * REPLACE (
+    -- No REPLACE of two columns: DuckDB forgets their order, and a compaction compares texts.
+    SELECT
+        quantity, tier, engine, device, low, high, level, failure, verdict, ts,
         CASE WHEN actual > 0 THEN actual END AS actual,
         CASE WHEN predicted > 0 THEN predicted END AS predicted
-    )
     FROM predictions
 )
 GROUP BY quantity, tier, engine, device;
@@ -47,7 +49,7 @@ COMMENT ON VIEW last_24h IS 'Executions recorded in the last 24 hours; columns a
 COMMENT ON VIEW hardware IS
     'The load of the machine: every sample of the last 14 days, before that a row per minute.';
 COMMENT ON COLUMN hardware.samples IS
-    'Samples that the row stands for (count); of several it holds the means of the loads, the least memory_available and the largest process_memory.';
+    'Samples that the row stands for (count); of several it holds the means of the loads, the least memory_available and the largest memory of the process.';
 COMMENT ON VIEW catalogue IS
     'The latest state of every model that was not removed; columns as in models.';
 COMMENT ON VIEW scanned IS

@@ -96,7 +96,8 @@ def samples(store, clock, days, every=10, count=12, gpu=0):
         store.record(
             "hardware_samples", hardware="h", cpu_percent=float(i), memory_used=1000 + i,
             memory_available=5000 - i, process_memory=10 + i, gpu=gpu,
-            gpu_percent=100.0 if i == 3 else None, gpu_power=float(i),
+            gpu_percent=100.0 if i == 3 else None, gpu_power=float(i), cpu_power=2.0 * i,
+            process_anonymous=i, process_file=i * i, process_cpu_percent=float(i), gpu_clock=500.0,
         )  # fmt: skip
         clock.now += every * 10**9
 
@@ -123,6 +124,11 @@ def test_samples_older_than_14_days_become_a_row_per_minute(place, clock):
         assert store.sql(largest + "FROM ingested.hardware_minutes").fetchall() == [
             (11.0, 1011, 11.0)
         ]
+        more = "cpu_power, process_anonymous, process_file, process_cpu_percent, gpu_clock"
+        rows = store.sql(f"SELECT {more} FROM hardware WHERE samples > 1 ORDER BY ts").fetchall()
+        assert rows == [
+            (5.0, 5, 25, 2.5, 500.0), (17.0, 11, 121, 8.5, 500.0),
+        ]  # fmt: skip
         removed = store.sql("SELECT table_name, rows, first_seq, last_seq FROM ingested.removals")
         assert removed.fetchall() == [("hardware_samples", 12, 1, 12)]
         report = store.check()
