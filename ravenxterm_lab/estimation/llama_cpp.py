@@ -10,11 +10,13 @@ from ravenxterm_lab.estimation.kv import cache_cells, kv_layer_bytes, kv_pair
 from ravenxterm_lab.estimation.parts import MIB, Parts, Settings, Share, context_of, free_memory
 from ravenxterm_lab.estimation.placement import CPU, place
 from ravenxterm_lab.estimation.weights import device_bytes, repack_bytes
+from ravenxterm_lab.metadata import AttentionGeometry
+from ravenxterm_lab.readers.gguf_attention import ENCODERS
 
 if TYPE_CHECKING:
     from ravenxterm_lab.estimation.kv import CacheCells
     from ravenxterm_lab.estimation.placement import Placement
-    from ravenxterm_lab.metadata import AttentionGeometry, ModelMetadata
+    from ravenxterm_lab.metadata import ModelMetadata
 
 __all__ = ["llama_cpp_parts"]
 
@@ -44,7 +46,7 @@ def llama_cpp_parts(model: ModelMetadata, settings: Settings) -> Parts:
     settings : Settings
     """
     context = context_of(model, settings)
-    attention = model.attention
+    attention = model.attention or _encoder(model)
     if attention is None:
         return Parts(
             source="weights + KV + compute buffers + overhead of llama.cpp",
@@ -92,6 +94,14 @@ def llama_cpp_parts(model: ModelMetadata, settings: Settings) -> Parts:
     )
 
 
+def _encoder(model: ModelMetadata) -> AttentionGeometry | None:
+    """Return the geometry of a model that reads a whole text at once: it keeps no cache."""
+    layout = model.weight_layout
+    if model.architecture not in ENCODERS or layout is None:
+        return None
+    return AttentionGeometry((0,) * len(layout.layer_bytes), 0, 0)
+
+
 def _buffers(
     model: ModelMetadata,
     attention: AttentionGeometry,
@@ -108,7 +118,8 @@ def _buffers(
         unified=settings.unified,
     )
     width = model.embedding_length
-    if model.network is None or not width or not model.vocabulary_size:
+    encodes = model.architecture in ENCODERS
+    if model.network is None or not width or not model.vocabulary_size or encodes:
         return _rough(model, cells, placement), False
     keys, values = kv_pair(settings.kv_type)
     layout = model.weight_layout
@@ -171,8 +182,9 @@ def _outputs(settings: Settings, cells: CacheCells) -> int:
 
 
 def _rough(model: ModelMetadata, cells: CacheCells, placement: Placement) -> list[int]:
+    heads = model.network.heads if model.network is not None else 1
     size = cells.batch * (model.embedding_length or 0) * 4 * _HIDDEN_STATES
-    size += cells.batch * cells.full * 4
+    size += cells.batch * cells.full * 4 * heads
     used = {*placement.layers, placement.output}
     return [size if device in used else 0 for device in range(placement.gpus + 1)]
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["GPU_RESERVE", "DeviceMemory", "MemoryEstimate", "estimate_memory"]
 
-#: Of a GPU's free memory this is left for what its driver takes for a process (bytes).
+#: Of a GPU's free memory this is left for what its driver takes for a process (bytes): an
+#: assumption, not measured here. llama.cpp's own fitting leaves 1 GiB (``fit_params_target``)
+#: where we also multiply the need by `SAFETY_FACTOR`.
 GPU_RESERVE = 512 * MIB
 _ORDER = (Verdict.FITS, Verdict.PAGES, Verdict.UNKNOWN, Verdict.CANNOT)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from headers import Q, Tensors, header_only
+from headers import Q, Tensors, header_model, header_only
 
 from ravenxterm_lab.config import paths
 from ravenxterm_lab.discovery import discover, sources_for
@@ -96,6 +96,26 @@ def test_without_a_geometry_nothing_is_claimed(engine: str) -> None:
     assert estimate.total_bytes is None
     assert estimate.devices == ()
     assert "attention" in estimate.describe()
+
+
+def test_an_encoder_has_no_cache(tmp_path: Path) -> None:
+    """A BERT reads a whole text at once: weights and scratch, no cache, and a wide interval."""
+    keys = {
+        "block_count": 2,
+        "embedding_length": 384,
+        "attention.head_count": 12,
+        "attention.causal": False,
+    }
+    tensors: Tensors = {
+        "token_embd.weight": ((30_522, 384), Q.F16),
+        "blk.0.attn_q.weight": ((384, 384), Q.F16),
+        "blk.1.attn_q.weight": ((384, 384), Q.F16),
+    }
+    model = header_model(tmp_path / "m.gguf", "bert", keys, tensors)
+    estimate = estimate_memory(model, context_length=512, budget_bytes=GIB)
+    assert estimate.kv_cache_bytes == 0
+    assert estimate.verdict is Verdict.FITS
+    assert estimate.total_bytes > estimate.weights_bytes > 0
 
 
 def test_a_format_without_a_formula_is_unknown() -> None:
