@@ -19,6 +19,7 @@ are added for a history that begins empty and drifts:
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING
@@ -98,19 +99,25 @@ class Calibrator:
     """
 
     def __init__(self, scores: Iterable[Score] = ()) -> None:
-        self._scores: dict[Group, list[Score]] = {}
+        self._scores: dict[Group, deque[Score]] = {}
+        # Those of a group and of all that hold it, so that a score finds them in one look.
+        self._pools: dict[Group, tuple[deque[Score], ...]] = {}
         self._known: dict[tuple[Group, float], tuple[float, float]] = {}
         for score in scores:
             self.add(score)
 
     def add(self, score: Score) -> None:
         """Take in how a further prediction came out."""
-        for group in dict.fromkeys(score.group.wider()):
-            kept = self._scores.setdefault(group, [])
-            kept.append(score)
-            if len(kept) > WINDOW:
-                del kept[0]
-        self._known.clear()
+        pools = self._pools.get(score.group)
+        if pools is None:
+            pools = self._pools[score.group] = tuple(
+                self._scores.setdefault(group, deque(maxlen=WINDOW))
+                for group in dict.fromkeys(score.group.wider())
+            )
+        for pool in pools:
+            pool.append(score)
+        if self._known:
+            self._known.clear()
 
     def count(self, group: Group) -> int:
         """Return how many scores a group holds (the latest 200 at most)."""

@@ -59,13 +59,14 @@ WITH runs AS (
         quantity, tier, engine, device, predicted, actual, low, high, level, spread,
         hardware IS NOT DISTINCT FROM $hardware AS here, basis::VARCHAR AS basis,
         date_diff('second', ts, CAST($now AS TIMESTAMP)) / 86400.0 AS age,
-        row_number() OVER (ORDER BY ts DESC, session DESC, seq DESC) AS place
+        ts, session, seq
     FROM predictions
     WHERE actual IS NOT NULL AND basis IS NOT NULL
     ORDER BY ts DESC, session DESC, seq DESC
     LIMIT $most
 )
-SELECT * FROM (FROM truths UNION ALL BY NAME FROM outcomes) ORDER BY place DESC
+SELECT * FROM (FROM truths UNION ALL BY NAME FROM outcomes)
+ORDER BY ts NULLS FIRST, session, seq
 """
 
 
@@ -132,8 +133,9 @@ class HistoryReader:
         )
         truths: dict[tuple[str, str, str, str], Truth] = {}
         outcomes: list[Outcome] = []
+        names = result.columns
         for row in result:
-            values = dict(zip(result.columns, row, strict=True))
+            values = dict(zip(names, row, strict=True))
             if values["quantity"] is None:
                 key = (values["model_key"], values["engine"], values["device"], values["settings"])
                 truths[key] = Truth(values["peak"], values["n"])

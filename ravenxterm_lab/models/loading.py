@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BeforeLoad", "estimate_load", "record_load"]
 
+_MOST_UNDER_WAY = 16
+
 
 @dataclass(frozen=True, slots=True)
 class BeforeLoad:
@@ -38,6 +40,9 @@ def estimate_load(bench: Workbench, model: ModelMetadata, options: LoadOptions) 
     """Return the bytes that a load will take, or None when it cannot be said."""
     before = BeforeLoad(bench.estimator.frozen(), cached_share(model.shards or (model.path,)))
     bench.before_load[model_key(model), options.settings] = before
+    # What is loaded already is asked about too, and no load follows.
+    while len(bench.before_load) > _MOST_UNDER_WAY:
+        bench.before_load.pop(next(iter(bench.before_load)), None)
     return before.estimator.memory(model, options).total_bytes
 
 
