@@ -195,12 +195,14 @@ def _latent(keys: ArchitectureKeys, key_length: int) -> tuple[int | None, int | 
     """Return rank and rope dimension where one latent per token is cached.
 
     Older conversions of the same models cache full heads: the rank alone does not tell, the
-    lengths of the heads before compression do. The two parts sum to the cached key.
+    lengths of the heads before compression do, or a key that is the latent and the rotary part.
     """
     rank = keys.integer("attention.kv_lora_rank")
     rope = keys.integer("rope.dimension_count")
     before = keys.integer("attention.key_length_mla")
-    if not rank or rope is None or not before or rope > key_length:
+    if not rank or rope is None or rope > key_length:
+        return None, None
+    if not before and key_length != rank + rope:
         return None, None
     return key_length - rope, rope
 
