@@ -7,15 +7,20 @@ All caches are f16 (2 bytes) with batches of 512 tokens unless a test says other
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
 import pytest
 from headers import header_model
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ravenxterm_lab.estimation import kv_cache_bytes
 from ravenxterm_lab.metadata import AttentionGeometry
 
+MIB = 2**20
+LLAMA3_8B = AttentionGeometry((8,) * 32, 128, 128)
 GPT_OSS = {
     "block_count": 24,
     "embedding_length": 2880,
@@ -312,9 +317,37 @@ def test_several_sequences(tmp_path: Path) -> None:
         ({"kv_type": ("f16", "f16", "f16")}, "one type or"),
         ({"sequences": 0}, "sequences"),
         ({"batch_size": 0}, "batch_size"),
+        ({"context_length": 0}, "context_length"),
     ],
 )
-def test_wrong_settings_are_named(tmp_path: Path, changes: dict[str, Any], word: str) -> None:
+def test_wrong_settings_are_named(changes: dict[str, Any], word: str) -> None:
     """The message names the field and what is allowed."""
     with pytest.raises(ValueError, match=word):
-        kv_cache_bytes(AttentionGeometry((1,), 64, 64), 512, **changes)
+        kv_cache_bytes(LLAMA3_8B, **({"context_length": 512} | changes))
+
+
+def test_kv_cache_is_exact_on_logged_allocations(shared_data: Path) -> None:
+    """The KV cache equals, to the byte, what llama.cpp logged on seventeen real machines."""
+    rows = list(csv.DictReader((shared_data / "llama_cpp_memory.csv").read_text().splitlines()))
+    assert len(rows) >= 17
+    for row in rows:
+        width = int(row["n_embd_k_gqa"]) // int(row["n_head_kv"])
+        geometry = AttentionGeometry((int(row["n_head_kv"]),) * int(row["n_layer"]), width, width)
+        logged = round(float(row["kv_mib"]) * MIB)
+        assert kv_cache_bytes(geometry, int(row["n_ctx"]), kv_type=row["type_k"]) == logged
+
+
+def test_kv_cache_follows_every_layer() -> None:
+    """Layers without KV heads (recurrent ones) add nothing, whatever the first layer is."""
+    hybrid = AttentionGeometry((0, 0, 0, 8) * 8, 128, 128, recurrent_elements=1000)
+    full = AttentionGeometry((8,) * 8, 128, 128)
+    assert kv_cache_bytes(hybrid, 4096) == kv_cache_bytes(full, 4096) + 4000
+
+
+@given(st.integers(1, 200_000), st.sampled_from(["f32", "f16", "q8_0", "q4_0"]))
+def test_kv_cache_grows_with_the_context_in_steps_of_256(context: int, kv_type: str) -> None:
+    """The cache never shrinks with the context, and cells are padded to 256."""
+    here = kv_cache_bytes(LLAMA3_8B, context, kv_type=kv_type)
+    assert here <= kv_cache_bytes(LLAMA3_8B, context + 1, kv_type=kv_type)
+    padded = -(-context // 256) * 256
+    assert here == kv_cache_bytes(LLAMA3_8B, padded, kv_type=kv_type)

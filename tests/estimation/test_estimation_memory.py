@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from ravenxterm_lab.config import paths
 from ravenxterm_lab.discovery import discover, sources_for
-from ravenxterm_lab.estimation import Verdict, estimate_memory, judge, kv_cache_bytes
+from ravenxterm_lab.estimation import Verdict, estimate_memory, judge
 from ravenxterm_lab.metadata import AttentionGeometry, ModelMetadata, ModelType
 
 MIB = 2**20
@@ -31,58 +30,6 @@ def gguf(**changes: object) -> ModelMetadata:
         vocabulary_size=128_256,
     )
     return replace(base, **changes)
-
-
-def test_kv_cache_is_exact_on_logged_allocations(shared_data: Path) -> None:
-    """The KV cache equals, to the byte, what llama.cpp logged on seventeen real machines."""
-    rows = list(csv.DictReader((shared_data / "llama_cpp_memory.csv").read_text().splitlines()))
-    assert len(rows) >= 17
-    for row in rows:
-        width = int(row["n_embd_k_gqa"]) // int(row["n_head_kv"])
-        geometry = AttentionGeometry((int(row["n_head_kv"]),) * int(row["n_layer"]), width, width)
-        logged = round(float(row["kv_mib"]) * MIB)
-        assert kv_cache_bytes(geometry, int(row["n_ctx"]), kv_type=row["type_k"]) == logged
-
-
-def test_kv_cache_follows_every_layer() -> None:
-    """Layers without KV heads (recurrent ones) add nothing, whatever the first layer is."""
-    hybrid = AttentionGeometry((0, 0, 0, 8) * 8, 128, 128, recurrent_elements=1000)
-    full = AttentionGeometry((8,) * 8, 128, 128)
-    assert kv_cache_bytes(hybrid, 4096) == kv_cache_bytes(full, 4096) + 4000
-
-
-def test_sliding_window_layers_keep_only_the_window() -> None:
-    """Gemma 3 270M: 3 global layers of 18, window 512, one KV head of 256: derived by hand.
-
-    Global: 8192 cells · 2 · 256 · 2 B · 3; windowed: pad256(512 + 512) = 1024 cells on 15.
-    """
-    windowed = tuple(layer % 6 != 5 for layer in range(18))
-    gemma = AttentionGeometry((1,) * 18, 256, 256, window=512, windowed=windowed)
-    by_hand = 8192 * 1024 * 3 + 1024 * 1024 * 15
-    assert kv_cache_bytes(gemma, 8192) == by_hand
-
-
-def test_latent_attention_keeps_one_latent_and_no_values() -> None:
-    """DeepSeek-V2: 512 latent + 64 rotary elements a token and layer (paper, section 2.1)."""
-    mla = AttentionGeometry((1,) * 27, 192, 128, latent_rank=512, rope_dimension=64)
-    assert kv_cache_bytes(mla, 1024) == 1024 * (512 + 64) * 2 * 27
-
-
-@given(st.integers(1, 200_000), st.sampled_from(["f32", "f16", "q8_0", "q4_0"]))
-def test_kv_cache_grows_with_the_context_in_steps_of_256(context: int, kv_type: str) -> None:
-    """The cache never shrinks with the context, and cells are padded to 256."""
-    here = kv_cache_bytes(LLAMA3_8B, context, kv_type=kv_type)
-    assert here <= kv_cache_bytes(LLAMA3_8B, context + 1, kv_type=kv_type)
-    padded = -(-context // 256) * 256
-    assert here == kv_cache_bytes(LLAMA3_8B, padded, kv_type=kv_type)
-
-
-def test_bad_arguments_are_named() -> None:
-    """An unknown KV type or an empty context is an error that says what is allowed."""
-    with pytest.raises(ValueError, match="q8_0"):
-        kv_cache_bytes(LLAMA3_8B, 512, kv_type="q3")
-    with pytest.raises(ValueError, match="1 or more"):
-        kv_cache_bytes(LLAMA3_8B, 0)
 
 
 # Resident memory in MiB at contexts of 512, 2048 and 8192, above that of the idle worker: after
