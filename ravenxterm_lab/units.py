@@ -8,6 +8,7 @@ __all__ = [
     "format_bytes",
     "format_count",
     "format_flops",
+    "format_joules",
     "format_number",
     "format_rate",
     "format_seconds",
@@ -104,6 +105,19 @@ def format_flops(per_second: float | None) -> str:
     scaled = per_second / limit
     digits = max(0, 2 - math.floor(math.log10(max(1.0, abs(scaled)) * 1.0005)))
     return f"{scaled:.{digits}f} {prefix}FLOP/s"
+
+
+def format_joules(joules: float | None) -> str:
+    """Format an energy given in joules; 3,600 kJ are one kWh.
+
+    Examples
+    --------
+    >>> format_joules(12.34), format_joules(45_600), format_joules(None)
+    ('12.3 J', '45.6 kJ', 'not measured')
+    """
+    if joules is None or not math.isfinite(joules):
+        return NOT_MEASURED
+    return f"{joules:.1f} J" if abs(joules) < 9999.5 else f"{joules / 1000:,.1f} kJ"
 
 
 def format_count(count: float | None) -> str:

@@ -70,6 +70,8 @@ class GpuDevice:
         Watts, drawn and allowed.
     core_clock, core_clock_now : float or None
         The highest and the present clock of the processing units, MHz.
+    energy : float or None
+        Joules drawn since the driver was loaded; what a run takes is told by two readings.
     memory_clock, memory_clock_now : float or None
         The highest and the present clock of the memory, MHz.
     bus_width : int or None
@@ -116,6 +118,7 @@ class GpuDevice:
     temperature: float | None = None
     power: float | None = None
     power_limit: float | None = None
+    energy: float | None = None
     core_clock: float | None = None
     core_clock_now: float | None = None
     memory_clock: float | None = None

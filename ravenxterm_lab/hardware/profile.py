@@ -17,6 +17,7 @@ from ravenxterm_lab.hardware.known_gpus import KnownGpus, known_gpus, with_data_
 from ravenxterm_lab.hardware.memory import read_memory
 from ravenxterm_lab.hardware.npu import apple_gpu, read_npus
 from ravenxterm_lab.hardware.nvidia import read_nvidia
+from ravenxterm_lab.hardware.rapl import Rapl
 from ravenxterm_lab.hardware.show import as_card
 from ravenxterm_lab.hardware.simulate import simulated_facts
 from ravenxterm_lab.hardware.speed import machine_speed
@@ -136,6 +137,7 @@ class HardwareProfile(Displayed):
         cpu = read_cpu(root, cgroup.cpu)
         memory = read_memory(root, cgroup)
         nvidia = read_nvidia(nvml)
+        rapl = Rapl(root)
         npus, npu_notes = read_npus(root)
         nodes, node_notes = read_numa(root)
         gpus = [*nvidia.devices, *read_sysfs_gpus(root, len(nvidia.devices))]
@@ -165,6 +167,7 @@ class HardwareProfile(Displayed):
                 *node_notes,
                 *nvidia_notes,
                 *_visibility(nvidia.devices),
+                *(() if rapl.note is None else (rapl.note,)),
                 *npu_notes,
             ),
             root=root,

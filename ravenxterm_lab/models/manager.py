@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ravenxterm_lab.models.messages import MessageLog
+    from ravenxterm_lab.models.monitoring import RecordingMonitor
     from ravenxterm_lab.preferences import UserPreferences
     from ravenxterm_lab.runtimes import ModelPool
     from ravenxterm_lab.selection import Recommendations, WhyNot
@@ -398,6 +399,27 @@ class ModelManager(Displayed, Estimating):
             If it is not one read-only statement, or DuckDB refuses it.
         """
         return self.store.sql(query, params)
+
+    def monitor(self, interval: float = 1.0) -> RecordingMonitor:
+        """Sample CPU, memory and GPUs in the background, into the store.
+
+        Parameters
+        ----------
+        interval : float
+            Seconds between samples, 0.1 to 10.
+
+        Returns
+        -------
+        RecordingMonitor
+            Running. It ends with ``.stop()``, at the end of a ``with`` block, and when nothing
+            refers to it any more: keep it in a variable.
+
+        Raises
+        ------
+        HardwareError
+            (A ``ValueError``.) If the interval is not allowed.
+        """
+        return self._bench.monitoring.start(interval)
 
     def get_resource_usage(self) -> ResourceUsage:
         """Return what is loaded, the bytes that each really holds, budget, headroom, live load."""

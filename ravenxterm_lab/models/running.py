@@ -14,11 +14,10 @@ from ravenxterm_lab.exceptions import (
     RequirementError,
     RuntimeFailureError,
 )
-from ravenxterm_lab.hardware import take_sample
 from ravenxterm_lab.models.predicting import record_forecast, record_memory
 from ravenxterm_lab.store.schema import INTERRUPTED
 from ravenxterm_lab.tables import Card, Displayed, Table
-from ravenxterm_lab.units import format_bytes, format_rate, format_seconds
+from ravenxterm_lab.units import format_bytes, format_joules, format_rate, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -82,6 +81,8 @@ class RunReport(Displayed):
         All candidates, in the order in which they were to be tried.
     attempts : tuple of Attempt
         Everything that was tried, the last one successful.
+    energy : float or None
+        Joules that the device took meanwhile; None where nothing tells it.
     """
 
     output: Any
@@ -94,6 +95,7 @@ class RunReport(Displayed):
     recommendation: Recommendation
     ranked: Recommendations
     attempts: tuple[Attempt, ...]
+    energy: float | None = None
 
     def _card(self) -> Card:
         result = self.result
@@ -106,6 +108,8 @@ class RunReport(Displayed):
             ("peak memory", format_bytes(result.peak_memory or None)),
             ("load", format_seconds(self.load_seconds) if self.cold else "resident already"),
         ]
+        if self.energy is not None:
+            counters.append(("energy", format_joules(self.energy)))
         tables = [Table([name for name, _ in counters], [[value for _, value in counters]])]
         failed = [attempt for attempt in self.attempts if attempt.failure]
         if failed:
@@ -182,10 +186,12 @@ def run_selection(
         try:
             with pool.acquire(bench.runtime(model.runtimes[0]), model, options) as (loaded, cold):
                 load_seconds = loaded.report.seconds if cold else 0.0
+                energy = bench.monitoring.energy(options.device)
                 started = time.perf_counter()
                 result = loaded.run(
                     task, inputs, parameters=parameters, on_token=on_token, timeout=timeout
                 )
+                joules = energy.metrics()
         except RuntimeFailureError as error:
             attempts.append(Attempt(model.name, error.kind, str(error)))
             bench.record_execution(
@@ -215,7 +221,8 @@ def run_selection(
             raise
         attempts.append(Attempt(model.name, None))
         execution = bench.record_execution(
-            metrics={**result.metrics(), "cold": cold, "load_seconds": load_seconds}, **context
+            metrics={**result.metrics(), **joules, "cold": cold, "load_seconds": load_seconds},
+            **context,
         )
         _record_outcome(bench, estimator, item, options, result, execution, task, cold=cold)
         return RunReport(
@@ -229,6 +236,7 @@ def run_selection(
             recommendation=item,
             ranked=selection.ranked,
             attempts=tuple(attempts),
+            energy=joules.get("energy"),
         )
     raise no_suitable_model(selection.ranked, attempts)
 
@@ -270,13 +278,7 @@ def _record_outcome(
             bench, memory, result.peak_memory or None, model, engine, options,
             task=task, execution=execution,
         )  # fmt: skip
-    record_sample(bench)
-
-
-def record_sample(bench: Workbench) -> None:
-    """Record the load of CPU, memory and GPUs at this moment."""
-    for row in take_sample().rows():
-        bench.record("hardware_samples", hardware=bench.hardware.fingerprint, **row)
+    bench.monitoring.sample()
 
 
 @dataclass(slots=True)

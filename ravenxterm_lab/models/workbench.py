@@ -13,6 +13,7 @@ from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.hardware import HardwareProfile
 from ravenxterm_lab.models.loading import BeforeLoad, estimate_load, record_load
 from ravenxterm_lab.models.messages import MessageLog
+from ravenxterm_lab.models.monitoring import Monitoring
 from ravenxterm_lab.preferences import UserPreferences
 from ravenxterm_lab.runtimes import ModelPool, Runtime, discover_runtimes
 from ravenxterm_lab.selection import Machine
@@ -79,6 +80,11 @@ class Workbench:
     def hardware(self) -> HardwareProfile:
         """The hardware, detected once; its bandwidth is cached below the home."""
         return HardwareProfile.detect(cache_dir=self.paths.cache)
+
+    @cached_property
+    def monitoring(self) -> Monitoring:
+        """Samples of the loads, energy counters, and the monitor of this process."""
+        return Monitoring(self)
 
     @cached_property
     def runtimes(self) -> tuple[Runtime, ...]:

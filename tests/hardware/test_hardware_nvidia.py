@@ -61,6 +61,7 @@ FIELDS = {
     "nvmlDeviceGetMaxPcieLinkGeneration": {"pcie_generation_max"},
     "nvmlDeviceGetMaxPcieLinkWidth": {"pcie_width_max"},
     "nvmlDeviceGetEccMode": {"ecc"},
+    "nvmlDeviceGetTotalEnergyConsumption": {"energy"},
     "nvmlDeviceGetComputeRunningProcesses": {"processes"},
     "nvmlDeviceGetMigMode": {"mig"},
 }
@@ -115,6 +116,7 @@ def test_a_healthy_card_tells_everything() -> None:
         temperature=55.0,
         power=120.0,
         power_limit=350.0,
+        energy=5000.0,
         core_clock=2100.0,
         core_clock_now=1410.0,
         memory_clock=9751.0,
@@ -268,7 +270,7 @@ def test_zero_cards() -> None:
     assert reading.notes == ("The NVIDIA driver lists no GPU.",)
 
 
-@pytest.mark.parametrize("calls", range(25))
+@pytest.mark.parametrize("calls", range(26))
 def test_a_card_lost_in_mid_read_keeps_what_was_read(calls: int) -> None:
     """Fields read before the loss stay; those after it are None, with one note for all."""
     nvml = FakeNvml(FakeGpu(lost_after=calls), FakeGpu())
@@ -278,7 +280,7 @@ def test_a_card_lost_in_mid_read_keeps_what_was_read(calls: int) -> None:
         "name", "uuid", "mig", "total_memory", "memory_clock", "bus_width", "compute_capability",
         "architecture", "utilization", "temperature", "power", "power_limit", "core_clock",
         "core_clock_now", "memory_clock_now", "pcie_generation", "pcie_width",
-        "pcie_generation_max", "pcie_width_max", "processes", "ecc",
+        "pcie_generation_max", "pcie_width_max", "processes", "energy", "ecc",
     ]  # fmt: skip
     told = [getattr(lost, name) is not None for name in order]
     read = max(0, calls - 1)

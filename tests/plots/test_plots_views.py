@@ -67,10 +67,8 @@ def test_empty_views_say_what_to_run(manager: ModelManager) -> None:
 
 def test_hardware_draws_the_samples(manager: ModelManager) -> None:
     """Samples in the store come out as load and memory, with units."""
-    from ravenxterm_lab.models.running import record_sample
-
-    record_sample(manager._bench)
-    record_sample(manager._bench)
+    manager._bench.monitoring.sample()
+    manager._bench.monitoring.sample()
     view = hardware(manager)
     assert view.data().height == 2
     assert view.figure.layout.yaxis.title.text == "CPU load (%)"
