@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING, Any
 
-from ravenxterm_lab.exceptions import PreferenceError, RequirementError, StoreError
+from ravenxterm_lab.exceptions import PreferenceError, RequirementError
 from ravenxterm_lab.metadata import ModelMetadata
+from ravenxterm_lab.models.cleaning import clean
 from ravenxterm_lab.models.estimating import Estimating
 from ravenxterm_lab.models.history import PerformanceHistory, read_history
 from ravenxterm_lab.models.keeping import latest_preferences, saved_preferences
@@ -22,14 +22,12 @@ from ravenxterm_lab.models.selector import AdaptiveModelSelector
 from ravenxterm_lab.models.status import (
     ResourceUsage,
     SystemStatus,
-    directory_bytes,
     read_status,
     read_usage,
 )
 from ravenxterm_lab.models.workbench import Workbench
 from ravenxterm_lab.requirements import TaskRequirements, normalize_task
 from ravenxterm_lab.tables import Card, Displayed
-from ravenxterm_lab.units import format_bytes
 
 if TYPE_CHECKING:
     import os
@@ -440,27 +438,7 @@ class ModelManager(Displayed, Estimating):
         int
             Bytes freed, in memory and on disk together, as measured; a message itemises them.
         """
-        memory = self.pool.unload_idle()
-        cache = self._bench.paths.cache
-        held = directory_bytes(cache)
-        pruned = 0
-        if held > self._preferences.auto_cleanup_threshold_bytes:
-            shutil.rmtree(cache, ignore_errors=True)
-            pruned = held - directory_bytes(cache)
-        before = directory_bytes(self._bench.paths.store)
-        self.store.ingest_now()
-        try:
-            self.store.compact(force=False)
-        except StoreError as error:
-            self.messages.add("warning", "cleanup", str(error))
-        spool = max(before - directory_bytes(self._bench.paths.store), 0)
-        self.messages.add(
-            "info",
-            "cleanup",
-            f"Freed {format_bytes(memory)} of memory, {format_bytes(pruned)} of caches and "
-            f"{format_bytes(spool)} of the store.",
-        )
-        return memory + pruned + spool
+        return clean(self._bench, self._preferences)
 
     def close(self) -> None:
         """Unload every model. The manager can be used again afterwards."""
