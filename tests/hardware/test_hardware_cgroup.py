@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ravenxterm_lab.hardware.cgroup import read_cgroup
@@ -268,6 +268,7 @@ def test_available_memory_never_exceeds_the_total(tmp_path: Path) -> None:
 sizes = st.integers(0, 2**45).map(lambda value: value // 4096 * 4096)
 
 
+@settings(deadline=None)
 @given(
     limits=st.lists(st.one_of(st.none(), sizes), min_size=1, max_size=4),
     usages=st.lists(sizes, min_size=4, max_size=4),
@@ -309,6 +310,7 @@ def test_memory_is_the_least_of_all_limits(
         assert memory.swap_total == 2048 * 1024
 
 
+@settings(deadline=None)
 @given(cgroup=st.text(max_size=200), mounts=st.text(max_size=300))
 def test_any_text_in_proc_is_survived(cgroup: str, mounts: str) -> None:
     """No content of /proc/self/cgroup or mountinfo raises."""

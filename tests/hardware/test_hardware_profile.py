@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ravenxterm_lab import HardwareProfile
@@ -312,6 +312,7 @@ def test_html_escapes_what_the_machine_says() -> None:
     assert evil in bundle["text/plain"]
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1))
 def test_html_keeps_its_structure_whatever_the_name(name: str) -> None:
     """No name opens or closes a tag."""

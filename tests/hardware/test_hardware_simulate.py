@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ravenxterm_lab import HardwareProfile
@@ -208,6 +208,7 @@ def test_every_gpu_of_the_table_can_be_simulated(gpu: object) -> None:
     assert device.bus_width == gpu.bus_width  # type: ignore[attr-defined]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_a_machine_or_an_error(text: str) -> None:
     """Nothing else is raised."""

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ravenxterm_lab.hardware import GpuProcess
@@ -184,6 +184,7 @@ def test_a_machine_without_drm(tmp_path: Path) -> None:
     assert read_npus(tmp_path) == ((), ())
 
 
+@settings(deadline=None)
 @given(total=st.integers(0, 2**45), used=st.integers(0, 2**45), busy=st.integers(0, 1000))
 def test_figures_stay_in_their_range(
     tmp_path_factory: pytest.TempPathFactory, total: int, used: int, busy: int
