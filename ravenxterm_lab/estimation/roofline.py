@@ -73,7 +73,7 @@ class Constants:
 
 _CUDA = Constants(8.82e-5, 1.0, 1.111e12, 400e9, 4e13, 0.35)
 CONSTANTS: Mapping[HardwareType, Constants] = {
-    HardwareType.CPU: Constants(5e-5, 1.6, 1e15, 20e9, 2e11, 0.6),
+    HardwareType.CPU: Constants(5e-5, 1.6, 1e15, 20e9, 2e11, 0.4),
     HardwareType.CUDA: _CUDA,
     HardwareType.ROCM: replace(_CUDA, factor=0.85),
     HardwareType.METAL: replace(_CUDA, factor=0.85, bandwidth=200e9, matrix_speed=1e13),

@@ -309,13 +309,15 @@ def estimate_speed(
     load = forecast("load_seconds", load_parts(model.size_bytes, cached), f"{settings} {warmth}")
     moved = weights + _kv_read(model, context, kv_type)
     decode = forecast(
-        "throughput", decode_parts(moved, layers, places), f"{settings} used={_bucket(context)}"
+        "throughput",
+        decode_parts(moved, layers, places),
+        f"{settings} used={_bucket(context, 256)}",
     )
     first = None
     if model.attention is not None:
         operations = 2 * (model.active_parameter_count or model.parameter_count or weights) * tokens
         parts = prefill_parts(weights, operations, layers, -(-tokens // batch_size), places)
-        first = forecast("time_to_first_token", parts, f"{settings} prompt={_bucket(tokens)}")
+        first = forecast("time_to_first_token", parts, f"{settings} prompt={_bucket(tokens, 16)}")
     missing = ""
     if decode.tier == "none" and unknown is not None:
         remedy = "run a model once"
@@ -331,9 +333,9 @@ def estimate_speed(
 _NOTHING = History()
 
 
-def _bucket(tokens: int) -> int:
-    """Return the power of two below, from 64 on: runs of about this length are alike."""
-    return 1 << max(6, tokens.bit_length() - 1)
+def _bucket(tokens: int, least: int) -> int:
+    """Return the power of two below: runs of about this length are alike, and short ones all."""
+    return max(least, 1 << (tokens.bit_length() - 1))
 
 
 def _kv_read(model: ModelMetadata, context: int, kv_type: str) -> int:

@@ -2,7 +2,8 @@
 
 Run by hand: ``python tests/benchmarks/bench_speed.py``. Without options it fits the roofline of
 GPUs on `llama3_decode_speed.csv` with one device left out at a time and prints the errors beside
-those of other structures and of ``0.55 × bandwidth / bytes``. ``--replay`` predicts the community
+those of other structures and of ``0.55 × bandwidth / bytes``; ``--judge CSV`` takes the product
+as it is to rows of the same columns that no fit has seen. ``--replay`` predicts the community
 runs of `local_speed.parquet` one after the other, each from those before it, and prints the
 errors and how often the 80% intervals held, by tier; ``--history`` does the same with what a
 ``RAVENXTERM_HOME`` recorded on this machine. ``--live`` runs the demo models here through
@@ -13,8 +14,10 @@ a quiet machine.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import math
+import re
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -24,7 +27,8 @@ import numpy as np
 from speed_rows import Replayed, fitting_row, published_rows, replay, replay_recorded
 
 from ravenxterm_lab.estimation.roofline import Place, effective_bandwidth, fit_gpu
-from ravenxterm_lab.metadata import HardwareType
+from ravenxterm_lab.estimation.speed import estimate_speed
+from ravenxterm_lab.metadata import HardwareType, ModelMetadata, ModelType
 from ravenxterm_lab.store import Store
 from ravenxterm_lab.tables import Table
 
@@ -127,6 +131,39 @@ def published(data: Path) -> None:
     print(f"{statistics.mean(abs(row[3] / seconds(row) - 1) for row in rows):.1%}")
 
 
+def judge(file: Path) -> None:
+    """Print the errors of the product as it is on published runs that no fit has seen."""
+    with file.open(encoding="utf-8") as text:
+        rows = list(csv.DictReader(text))
+    lines, errors, held = [], [], 0
+    for row in rows:
+        apple = re.match(r"(Apple )?M\d", row["device"])
+        model = ModelMetadata(
+            row["model"], ModelType.GGUF, Path("m.gguf"), int(float(row["file_bytes"])),
+            parameter_count=int(float(row["parameters_b"]) * 1e9),
+        )  # fmt: skip
+        found = estimate_speed(
+            model,
+            memory_bandwidth=float(row["memory_bandwidth_gb_s"]) * 1e9,
+            device=HardwareType.METAL if apple else HardwareType.CUDA,
+        ).decode
+        actual = float(row["decode_tokens_s"])
+        errors.append(abs(found.value / actual - 1))
+        held += found.low <= actual <= found.high
+        rule = 0.55 * float(row["memory_bandwidth_gb_s"]) * 1e9 / float(row["file_bytes"])
+        lines.append([
+            row["device"], row["model"], row["quantization"], row["decode_tokens_s"],
+            f"{found.value:.1f}", f"{found.low:.0f} to {found.high:.0f}", f"{rule:.1f}",
+        ])  # fmt: skip
+    header = ["device", "model", "file", "measured tok/s", "predicted", "80% interval"]
+    print(Table([*header, "0.55 × bw / bytes"], lines).text())
+    within = sum(error <= 0.3 for error in errors) / len(errors)
+    print(
+        f"mean error {statistics.mean(errors):.1%}, {within:.0%} within 30%, "
+        f"interval held {held} of {len(rows)}"
+    )
+
+
 def community(data: Path) -> None:
     """Print errors and coverage of the community runs, in order, by tier."""
     import polars as pl
@@ -194,7 +231,7 @@ def live(models: Path, runs: int, tokens: int) -> None:
                     FROM predictions WHERE actual IS NOT NULL
                 )
                 SELECT
-                    model, quantity,
+                    coalesce(model, 'all of them') AS model, quantity,
                     round(100 * median(abs(actual / predicted - 1)) FILTER (run = 1), 1)
                         AS "first run, error %",
                     round(100 * median(abs(actual / predicted - 1)) FILTER (run BETWEEN 2 AND 3), 1)
@@ -204,7 +241,9 @@ def live(models: Path, runs: int, tokens: int) -> None:
                     count(*) FILTER (run > 3) AS n,
                     round(100 * avg((actual BETWEEN low AND high)::INTEGER)) AS "interval held %",
                     round(median(actual), 3) AS "median measured"
-                FROM numbered GROUP BY ALL ORDER BY quantity, model
+                FROM numbered
+                GROUP BY GROUPING SETS ((model, quantity), (quantity))
+                ORDER BY quantity, numbered.model NULLS LAST
                 """
             )
         )
@@ -245,6 +284,7 @@ def main() -> None:
     """Parse the command line and print what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=DATA, help="directory of the measured data")
+    parser.add_argument("--judge", type=Path, metavar="CSV", help="judge the product on other rows")
     parser.add_argument("--replay", action="store_true", help="replay the community runs")
     parser.add_argument("--history", type=Path, metavar="HOME", help="replay what a home recorded")
     parser.add_argument("--live", action="store_true", help="run real models here")
@@ -256,6 +296,8 @@ def main() -> None:
         from ravenxterm_lab.config import paths
 
         live(options.models or paths().models / "demo", options.runs, options.tokens)
+    elif options.judge:
+        judge(options.judge)
     elif options.history:
         from ravenxterm_lab.models import Workbench
 
