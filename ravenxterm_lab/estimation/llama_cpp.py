@@ -33,6 +33,21 @@ _VOCABULARY_BYTES = 150
 _SCATTER, _SCATTER_BYTES = 0.02, 8 * MIB
 # Smaller batches are computed where the weights are (GGML_OP_OFFLOAD_MIN_BATCH).
 _LENT_BATCH = 32
+# Loaded here, and every buffer found as logged (tests/estimation, and by hand with zero weights).
+_CHECKED = frozenset(
+    {
+        "cohere2",
+        "deepseek2",
+        "gemma3",
+        "gpt-oss",
+        "granitehybrid",
+        "llama",
+        "openelm",
+        "qwen2",
+        "qwen3",
+        "qwen3moe",
+    }
+)
 # Without the shape of the network: activations of about this many hidden states.
 _HIDDEN_STATES = 12
 
@@ -79,17 +94,18 @@ def llama_cpp_parts(model: ModelMetadata, settings: Settings) -> Parts:
     shares[CPU].compute += 4 * vocabulary * settings.sequences
     shares[CPU].overhead = _ENGINE + _VOCABULARY_BYTES * vocabulary
     total = sum(share.total for share in shares)
+    # A projector is read into memory, not mapped.
+    mapped = shares[CPU].weights - (0 if placement.offloaded else model.projector_bytes)
     scatter = round(total * _SCATTER) + _SCATTER_BYTES
     return Parts(
-        source="tensors by device + KV + compute buffers by ggml's allocator + "
-        "24 MiB and 150 B per token of vocabulary"
-        if exact
-        else "tensors + KV + about twelve hidden states + 24 MiB and 150 B per token of vocabulary",
+        source="tensors by device + KV + compute buffers by ggml's allocator"
+        + ("" if exact else f" (not checked for {model.architecture or 'this network'})")
+        + " + 24 MiB and 150 B per token of vocabulary",
         shares=shares,
         context_length=context,
         below=shares[CPU].compute + scatter,
         above=scatter + (0 if exact else sum(buffers)),
-        mapped=shares[CPU].weights,
+        mapped=mapped,
         has_cache=True,
     )
 
@@ -109,7 +125,7 @@ def _buffers(
     context: int,
     placement: Placement,
 ) -> tuple[list[int], bool]:
-    """Return the compute buffers, and whether the graph is one that was checked."""
+    """Return the compute buffers, and whether those of such a graph were compared with a log."""
     cells = cache_cells(
         attention,
         context,
@@ -145,8 +161,7 @@ def _buffers(
         ),
         computing,
     )
-    plain = not (attention.latent_rank or attention.recurrent_elements)
-    return list(sizes), plain and placement == computing
+    return list(sizes), model.architecture in _CHECKED and placement == computing
 
 
 def _computing(placement: Placement, cells: CacheCells) -> Placement:
