@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "DecoderGraph", "is_windowed"]
 
 _F32, _F16, _INDEX = 4, 2, 8
+# LLAMA_MAX_EXPERTS; a file may claim more.
+_MOST_EXPERTS = 512
 # The smallest matrix that a quantized cache is rotated with.
 _ROTATED = 64
 
@@ -91,12 +93,12 @@ class DecoderGraph:
         self._network = network
         self._attention = attention
         self._width = width
-        self._used = experts_used
+        self._used = min(experts_used, _MOST_EXPERTS)
         self._experts = experts
         self._batch = batch
         self._rows = self._tokens = batch.cells.batch
         self._device = 0
-        self._state = self._hidden = self._embed()
+        self._state = self._embed()
         self._positions = self._given(self._tokens * _F32)
         self._chosen = self._given(batch.outputs * _F32)
         self._inputs: dict[bool, tuple[list[Tensor], ...]] = {}
@@ -119,8 +121,8 @@ class DecoderGraph:
         first = sources[0]
         return Tensor(first.size, sources, layout=first.layout, inplace=True, backend=self._device)
 
-    def _view(self, source: Tensor, layout: tuple[int, ...] = ()) -> Tensor:
-        return Tensor(source.size, (source,), layout=layout, view=True, backend=self._device)
+    def _view(self, source: Tensor) -> Tensor:
+        return Tensor(source.size, (source,), view=True, backend=self._device)
 
     def _store(self, *sources: Tensor) -> None:
         """Write into a cache: a node without memory of its own."""
@@ -152,7 +154,7 @@ class DecoderGraph:
             if not batch.flash_attention:
                 places *= max(attention.heads_kv, default=0) * attention.value_length
             rotation = _ROTATED
-            while attention.key_length % (2 * rotation) == 0:
+            while attention.key_length and attention.key_length % (2 * rotation) == 0:
                 rotation *= 2
             self._inputs[windowed] = (
                 [self._given(tokens * _INDEX)] * batch.recent,

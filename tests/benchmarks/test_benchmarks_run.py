@@ -15,6 +15,7 @@ TINY = {
     ),
     "bench_import.py": (["--help"], ["usage"]),
     "bench_ingest.py": (["--rows", "2000", "--rounds", "1"], ["ingest from the spool", "bulk"]),
+    "bench_memory.py": (["--help"], ["usage"]),
     "bench_readers.py": (["--help"], ["usage"]),
     "bench_record.py": (
         ["--events", "200", "--rounds", "1"],

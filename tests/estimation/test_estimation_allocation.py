@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ravenxterm_lab.estimation.allocation import Graph, Tensor, reserve, split
@@ -79,6 +79,7 @@ def test_another_backend_gets_a_copy() -> None:
     assert reserve(split(two(), 4), 2, 128) == [1024, 6 * 256]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 5)), min_size=1, max_size=40))
 def test_the_reserve_lies_between_what_is_live_and_everything(
     steps: list[tuple[int, int]],

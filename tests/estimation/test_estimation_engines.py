@@ -118,6 +118,27 @@ def test_an_encoder_has_no_cache(tmp_path: Path) -> None:
     assert estimate.total_bytes > estimate.weights_bytes > 0
 
 
+@pytest.mark.parametrize(
+    ("arch", "keys"),
+    [
+        ("llada", {"attention.head_count": 32}),
+        ("mamba2", {"ssm.conv_kernel": 4, "ssm.inner_size": 512, "ssm.state_size": 64}),
+        ("llama", {"attention.head_count": 8, "expert_count": 2**31, "expert_used_count": 2**31}),
+        ("llama", {"attention.head_count": 2**24, "attention.key_length": 2**24}),
+    ],
+    ids=["no-cache", "no-attention", "experts", "heads"],
+)
+def test_odd_and_hostile_headers_are_estimated_in_bounded_time(
+    tmp_path: Path, arch: str, keys: dict[str, int]
+) -> None:
+    """Networks without attention or cache, and absurd counts, give an answer at once."""
+    base = {"block_count": 8000, "embedding_length": 2048, "vocab_size": 50_000}
+    model = header_model(tmp_path / "m.gguf", arch, base | keys)
+    estimate = estimate_memory(model, context_length=2**20, kv_type="q8_0", budget_bytes=GIB)
+    assert estimate.total_bytes > 0
+    assert estimate.total_bytes == sum(device.total_bytes for device in estimate.devices)
+
+
 def test_a_format_without_a_formula_is_unknown() -> None:
     """A TFLite file has no formula: the answer names what is missing, and a load teaches it."""
     estimate = estimate_memory(replace(SAFETENSORS, model_type=ModelType.TFLITE), budget_bytes=1)
