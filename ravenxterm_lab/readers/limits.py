@@ -35,6 +35,7 @@ __all__ = [
     "JSON_DEPTH",
     "JSON_PIECE",
     "JSON_VALUES",
+    "JSON_WHOLE",
     "LAYERS",
     "LZ4_BYTES",
     "LZMA_MEMORY",
@@ -94,6 +95,9 @@ GGUF_KEEP_STRING = 4096
 SAFETENSORS_HEADER_BYTES = 32 * _MIB
 #: Types that a safetensors header may name beyond those that are known.
 UNKNOWN_TYPES = 8
+#: Bytes of a safetensors header that is parsed whole, which is twice as fast: 2,000 tensors. A
+#: longer one is read member by member.
+JSON_WHOLE = 256 * 1024
 #: Characters of one value, or one key, in a JSON document that is read member by member, and how
 #: deep what is skipped there may be nested.
 JSON_PIECE = 16_384

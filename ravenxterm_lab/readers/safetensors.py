@@ -16,8 +16,10 @@ from ravenxterm_lab.readers import limits
 from ravenxterm_lab.readers.base import FileFacts, Reader
 from ravenxterm_lab.readers.binary import shown
 from ravenxterm_lab.readers.json_stream import JsonStream
+from ravenxterm_lab.readers.text import parse_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from ravenxterm_lab.readers.binary import FileWindow
@@ -96,7 +98,7 @@ class SafetensorsReader(Reader):
                 f"truncated: claims a header of {length} bytes, but the file has {window.size}. "
                 "Download it again."
             )
-        tally = _walk(window, JsonStream(window, 8, 8 + length), window.size - 8 - length)
+        tally = _walk(window, _members(window, length), window.size - 8 - length)
         dominant = max(tally.by_type, key=lambda name: tally.by_type[name], default=None)
         notes = tuple(
             f"holds tensors of type {shown(name)}, which this version does not know"
@@ -128,17 +130,29 @@ def _format_note(form: object) -> tuple[str, ...]:
     return () if form in (None, "pt") else (f"written for {shown(form)}",)
 
 
-def _walk(window: FileWindow, header: JsonStream, data_bytes: int) -> _Tally:
+def _members(window: FileWindow, length: int) -> Iterator[tuple[str, object]]:
+    """Yield the members of the header; of its metadata only what they call the format."""
+    if length <= limits.JSON_WHOLE:
+        for name, value in parse_json(window.read(8, length), window.path).items():
+            yield name, _form(window, value) if name == _METADATA else value
+        return
+    header = JsonStream(window, 8, 8 + length)
+    for name in header.members():
+        yield name, _next_form(window, header) if name == _METADATA else header.value()
+    header.finish()
+
+
+def _walk(window: FileWindow, members: Iterator[tuple[str, object]], data_bytes: int) -> _Tally:
     tally = _Tally()
     described = False
-    for name in header.members():
+    for name, value in members:
         if name in tally.spans or (described and name == _METADATA):
             raise window.fail(f"names {shown(name)} twice.")
         if name == _METADATA:
             described = True
-            tally.form = _form(window, header)
+            tally.form = value
             continue
-        dtype, elements, shape, begin, end = _entry(window, name, header.value())
+        dtype, elements, shape, begin, end = _entry(window, name, value)
         bits = _BITS.get(dtype)
         if bits is None:
             if len(tally.unknown) < limits.UNKNOWN_TYPES:
@@ -165,7 +179,6 @@ def _walk(window: FileWindow, header: JsonStream, data_bytes: int) -> _Tally:
             tally.embedding = shape
         window.keep(_TENSOR_BYTES + sys.getsizeof(name))
         tally.spans[name] = (begin, end)
-    header.finish()
     position = 0
     for name in sorted(tally.spans, key=tally.spans.__getitem__):
         begin, end = tally.spans[name]
@@ -178,13 +191,23 @@ def _walk(window: FileWindow, header: JsonStream, data_bytes: int) -> _Tally:
     return tally
 
 
-def _form(window: FileWindow, header: JsonStream) -> object:
-    """Pass over the metadata, a map of texts; return what they call the format."""
-    form = None
+def _form(window: FileWindow, metadata: object) -> object:
+    """Return what the metadata, a map of texts or null, call the format."""
+    if metadata is None:
+        return None
+    if not isinstance(metadata, dict):
+        raise window.fail(f"has {_METADATA} that is not an object.")
+    for key, value in metadata.items():
+        if not isinstance(value, str):
+            raise window.fail(f"states {shown(key)} in {_METADATA}, which is not a text.")
+    return metadata.get("format")
+
+
+def _next_form(window: FileWindow, header: JsonStream) -> object:
+    """Do the same to metadata of any length, without keeping them."""
     if header.peek() != "{":
-        if header.value() is not None:
-            raise window.fail(f"has {_METADATA} that is not an object.")
-        return form
+        return _form(window, header.value())
+    form = None
     for key in header.members():
         if header.peek() != '"':
             raise window.fail(f"states {shown(key)} in {_METADATA}, which is not a text.")
