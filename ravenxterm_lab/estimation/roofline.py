@@ -12,7 +12,10 @@ fits them again and prints what other structures give) and taken over for other 
 ROCm and Metal is the median of the dense models of 3 billion parameters and more that llama.cpp
 runs in `local_speed.parquet` (57 on an RX 7900 XT: .81; 27 on an M4 Pro: .84), that of Intel
 the median of its 13 runs on two integrated GPUs (4.0). For NPUs nothing better is known than the
-constants of CUDA.
+constants of CUDA. A CPU unpacks and multiplies some bytes a second on each core, which is less
+than a few cores' share of the memory's bandwidth: that is its ceiling. The constants of the CPU
+are round figures from one machine of two cores; ``bench_speed.py --live`` prints by what they
+would have to be multiplied on another, and a few runs there make up for it.
 """
 
 from __future__ import annotations
@@ -54,7 +57,7 @@ class Constants:
     factor : float
         Time of the bytes, as a multiple of bytes / effective bandwidth.
     ceiling : float
-        What batch size 1 reaches at most (bytes/s).
+        What batch size 1 reaches at most (bytes/s); of a CPU, each of its cores.
     bandwidth : float
         Assumed where the device's is not known (bytes/s).
     matrix_speed : float
@@ -73,7 +76,7 @@ class Constants:
 
 _CUDA = Constants(8.82e-5, 1.0, 1.111e12, 400e9, 4e13, 0.35)
 CONSTANTS: Mapping[HardwareType, Constants] = {
-    HardwareType.CPU: Constants(5e-5, 1.6, 1e15, 20e9, 2e11, 0.4),
+    HardwareType.CPU: Constants(5e-5, 1.2, 5.5e9, 20e9, 2e11, 0.4),
     HardwareType.CUDA: _CUDA,
     HardwareType.ROCM: replace(_CUDA, factor=0.85),
     HardwareType.METAL: replace(_CUDA, factor=0.85, bandwidth=200e9, matrix_speed=1e13),
@@ -82,7 +85,7 @@ CONSTANTS: Mapping[HardwareType, Constants] = {
 }
 #: Engine start; mapping and unpacking a file that lies in memory; reading one that does not.
 START_SECONDS = 0.4
-MAPPED_BYTES_PER_SECOND = 2e9
+MAPPED_BYTES_PER_SECOND = 1.2e9
 DISK_BYTES_PER_SECOND = 0.5e9
 #: Between the request and the prompt's first operation.
 REQUEST_SECONDS = 0.02
@@ -102,20 +105,28 @@ class Place:
         Of its multiplications (FLOP/s).
     share : float
         Of the layers, 0–1.
+    cores : int or None
+        Of a CPU, those that compute; without them only the bandwidth bounds it.
     """
 
     device: HardwareType
     bandwidth: float | None = None
     matrix_speed: float | None = None
     share: float = 1.0
+    cores: int | None = None
 
 
 def effective_bandwidth(place: Place, constants: Constants | None = None) -> float:
     """Return the bytes per second that decoding reaches, the factor aside."""
     known = constants or CONSTANTS[place.device]
-    wide = (place.bandwidth or known.bandwidth) / known.ceiling
+    ceiling = known.ceiling
+    if place.device is HardwareType.CPU:
+        if not place.cores:
+            return place.bandwidth or known.bandwidth
+        ceiling *= place.cores
+    wide = (place.bandwidth or known.bandwidth) / ceiling
     # (wide^-6 + 1)^(1/6), which overflows for no bandwidth.
-    return known.ceiling / math.pow(1.0 + math.pow(wide, -_SHARPNESS), 1 / _SHARPNESS)
+    return ceiling / math.pow(1.0 + math.pow(wide, -_SHARPNESS), 1 / _SHARPNESS)
 
 
 def layers_of(model: ModelMetadata) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.estimation.conformal import DEFAULT_LEVEL, Group
@@ -176,15 +176,14 @@ def places_for(
     memory_bandwidth : float, optional
         Of the device, instead of the profile's (bytes/s).
     """
-    cpu = Place(
-        HardwareType.CPU,
-        memory_bandwidth if device is HardwareType.CPU else None,
-    )
+    bandwidth = memory_bandwidth if device is HardwareType.CPU else None
+    cpu = Place(HardwareType.CPU, bandwidth)
     if hardware is not None:
         cpu = Place(
             HardwareType.CPU,
-            cpu.bandwidth or hardware.memory_bandwidth,
+            bandwidth or hardware.memory_bandwidth,
             hardware.matrix_speed,
+            cores=hardware.cpu_cores,
         )
     if device is HardwareType.CPU:
         return (cpu,)
@@ -202,7 +201,7 @@ def places_for(
         )
         for gpu in gpus
     ] or [Place(device, memory_bandwidth, None, share)]
-    rest = Place(cpu.device, cpu.bandwidth, cpu.matrix_speed, 1 - share)
+    rest = replace(cpu, share=1 - share)
     return (*placed, rest) if share < 1 else tuple(placed)
 
 

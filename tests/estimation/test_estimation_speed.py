@@ -116,6 +116,16 @@ def test_split_over_devices_the_times_add_up() -> None:
     assert sum(decode_parts(8e9, 32, half).values()) == pytest.approx(sum(alone) / 2)
 
 
+def test_few_cores_cannot_use_all_of_the_bandwidth() -> None:
+    """Decoding is bound by the cores where they are few, and by the memory where they are many."""
+    rates = [
+        effective_bandwidth(Place(HardwareType.CPU, 8e10, cores=cores)) for cores in (1, 2, 8, 64)
+    ]
+    assert rates[1] == pytest.approx(2 * rates[0], rel=0.01)
+    assert rates == sorted(rates)
+    assert rates[3] == pytest.approx(8e10, rel=0.01)
+
+
 def test_without_bandwidth_or_measurement_nothing_is_claimed() -> None:
     """There is no rate then, and the source says what to do; one run gives it a rate."""
     nothing = estimate_speed(model(), memory_bandwidth=None)
