@@ -6,10 +6,11 @@ The one estimator: the registry, the selector, the loader and the views call it.
 from __future__ import annotations
 
 from ravenxterm_lab.estimation.calibration import Calibration, CalibrationRow, read_calibration
+from ravenxterm_lab.estimation.devices import DeviceMemory
 from ravenxterm_lab.estimation.estimator import Estimator, MemoryForecast
 from ravenxterm_lab.estimation.history import History
 from ravenxterm_lab.estimation.kv import kv_cache_bytes
-from ravenxterm_lab.estimation.memory import DeviceMemory, MemoryEstimate, estimate_memory
+from ravenxterm_lab.estimation.memory import MemoryEstimate, estimate_memory
 from ravenxterm_lab.estimation.page_cache import cached_share
 from ravenxterm_lab.estimation.recall import HistoryReader, basis_of
 from ravenxterm_lab.estimation.search import Offload, best_offload, largest_context

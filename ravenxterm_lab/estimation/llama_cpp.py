@@ -38,6 +38,8 @@ _CHECKED = frozenset(
     {
         "cohere2",
         "deepseek2",
+        "gemma",
+        "gemma2",
         "gemma3",
         "gpt-oss",
         "granitehybrid",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ravenxterm_lab.estimation.devices import DeviceMemory, device_memory
 from ravenxterm_lab.estimation.engines import ENGINES, engine_for, parts_of
-from ravenxterm_lab.estimation.parts import MIB, Parts, Settings, Share
+from ravenxterm_lab.estimation.parts import Parts, Settings
 from ravenxterm_lab.estimation.verdict import Verdict, judge
-from ravenxterm_lab.metadata import HardwareType
 from ravenxterm_lab.units import format_bytes
 
 if TYPE_CHECKING:
@@ -17,51 +17,9 @@ if TYPE_CHECKING:
     from ravenxterm_lab.hardware import GpuDevice
     from ravenxterm_lab.metadata import ModelMetadata
 
-__all__ = ["GPU_RESERVE", "DeviceMemory", "MemoryEstimate", "estimate_memory"]
+__all__ = ["MemoryEstimate", "estimate_memory"]
 
-#: Of a GPU's free memory this is left for what its driver takes for a process (bytes): an
-#: assumption, not measured here. llama.cpp's own fitting leaves 1 GiB (``fit_params_target``)
-#: where we also multiply the need by `SAFETY_FACTOR`.
-GPU_RESERVE = 512 * MIB
 _ORDER = (Verdict.FITS, Verdict.PAGES, Verdict.UNKNOWN, Verdict.CANNOT)
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceMemory:
-    """What one device holds, in bytes, and whether that fits.
-
-    Attributes
-    ----------
-    name : str
-        ``"CPU"``, or the GPU's name.
-    hardware : HardwareType
-    weights_bytes, repack_bytes, kv_cache_bytes, compute_bytes, overhead_bytes : int
-        As in `MemoryEstimate`.
-    budget_bytes : int or None
-        What it was held against: of a GPU its free memory less `GPU_RESERVE`.
-    verdict : Verdict
-    """
-
-    name: str
-    hardware: HardwareType
-    weights_bytes: int = 0
-    repack_bytes: int = 0
-    kv_cache_bytes: int = 0
-    compute_bytes: int = 0
-    overhead_bytes: int = 0
-    budget_bytes: int | None = None
-    verdict: Verdict = Verdict.UNKNOWN
-
-    @property
-    def total_bytes(self) -> int:
-        """The sum of the items."""
-        return (
-            self.weights_bytes
-            + self.repack_bytes
-            + self.kv_cache_bytes
-            + self.compute_bytes
-            + self.overhead_bytes
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +175,7 @@ def estimate_memory(
     total = sum(share.total for share in parts.shares) if known else None
     low = None if total is None else max(total - parts.below, 0)
     high = None if total is None else total + parts.above
-    shown = _devices(parts, devices, budget_bytes, measured_bytes) if known else ()
+    shown = device_memory(parts, devices, budget_bytes, measured_bytes) if known else ()
     if measured_bytes is not None:
         total = low = high = measured_bytes
         verdict = judge(measured_bytes, budget_bytes, pageable_bytes=parts.mapped, measured=True)
@@ -245,70 +203,3 @@ def estimate_memory(
 
 def _sum(parts: Parts, item: str) -> int:
     return sum(getattr(share, item) for share in parts.shares)
-
-
-def _devices(
-    parts: Parts,
-    devices: tuple[GpuDevice, ...],
-    budget_bytes: int | None,
-    measured_bytes: int | None,
-) -> tuple[DeviceMemory, ...]:
-    """Hold each device's share against its budget; a GPU without memory of its own uses the CPU's.
-
-    Memory that both share is counted once: what such GPUs hold is taken off the CPU's budget.
-    """
-    shared = sum(
-        share.total
-        for share, device in zip(parts.shares[1:], devices, strict=False)
-        if device.unified_memory
-    )
-    left = None if budget_bytes is None else budget_bytes - shared
-    cpu = parts.shares[0]
-    found = [
-        _one(
-            "CPU",
-            HardwareType.CPU,
-            cpu,
-            budget_bytes,
-            _judged(parts, cpu.total if measured_bytes is None else measured_bytes, left),
-        )
-    ]
-    for share, device in zip(parts.shares[1:], devices, strict=False):
-        budget = _gpu_budget(device, budget_bytes, parts.shares[0].total + shared - share.total)
-        name = device.name or f"{device.hardware.value} {device.index}"
-        verdict = judge(share.total, budget) if share.total else Verdict.FITS
-        found.append(_one(name, device.hardware, share, budget, verdict))
-    return tuple(found)
-
-
-def _gpu_budget(device: GpuDevice, budget_bytes: int | None, others: int) -> int | None:
-    if device.unified_memory:
-        return None if budget_bytes is None else budget_bytes - others
-    free = device.available_memory if device.available_memory is not None else device.total_memory
-    return None if free is None else max(free - GPU_RESERVE, 0)
-
-
-def _one(
-    name: str, hardware: HardwareType, share: Share, budget: int | None, verdict: Verdict
-) -> DeviceMemory:
-    return DeviceMemory(
-        name=name,
-        hardware=hardware,
-        weights_bytes=share.weights,
-        repack_bytes=share.repack,
-        kv_cache_bytes=share.kv,
-        compute_bytes=share.compute,
-        overhead_bytes=share.overhead,
-        budget_bytes=budget,
-        verdict=verdict,
-    )
-
-
-def _judged(parts: Parts, need: int, budget: int | None) -> Verdict:
-    """Judge the CPU's share; across a wide interval only what holds for both ends is said."""
-    if not parts.wide:
-        return judge(need, budget, pageable_bytes=parts.mapped)
-    verdict = judge(need + parts.above, budget)
-    if verdict is Verdict.CANNOT and budget is not None and need - parts.below <= budget:
-        return Verdict.UNKNOWN
-    return verdict

@@ -77,6 +77,17 @@ def test_transformers_has_a_wide_interval_until_it_is_measured() -> None:
     assert spanned.verdict is Verdict.UNKNOWN
 
 
+def test_a_wide_interval_is_held_against_each_card() -> None:
+    """On a card that only the low end fits nothing is decided; a small and a large one are."""
+    verdicts = [
+        estimate_memory(
+            SAFETENSORS, context_length=8192, devices=(gpu(size * GIB),), budget_bytes=8 * GIB
+        ).verdict
+        for size in (16, 20, 40)
+    ]
+    assert verdicts == [Verdict.CANNOT, Verdict.UNKNOWN, Verdict.FITS]
+
+
 def test_a_windowed_layer_s_cache_stops_at_the_window() -> None:
     """On a sliding layer transformers caches no more than the window."""
     windowed = replace(
