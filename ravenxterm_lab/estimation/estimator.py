@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Estimator", "MemoryForecast"]
 
-# Repeated loads of one model with one set of settings differ by about this (ln); a context
-# between measured ones adds what the formula may get wrong of the difference.
+#: Repeated loads of one model with one set of settings differ by about this (ln).
 _MEASURED_SPREAD = 0.02
-_INTERPOLATED_SPREAD = 0.04
-#: Where a formula states no interval.
+#: Of a formula that states no interval, and of the difference between two of its answers.
 _FORMULA_SPREAD = 0.1
+
+
+_FACTS = tuple(field.name for field in fields(MemoryEstimate))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,22 +132,36 @@ class Estimator:
         engine = engine or (model.runtimes[0] if model.runtimes else None)
         history = self._history()
         place = (engine or "", options.device.value)
+        group = Group("peak_memory", "formula", *place)
+        # What a process holds resident says nothing of a card's own memory.
+        measurable = self.hardware.shares_memory(options.device)
         truth = history.truths.get((model_key(model), *place, options.settings))
-        if truth is not None:
+        if truth is not None and measurable:
             base = self._formula(model, options, engine, budget_bytes, truth.peak_bytes)
-            return self._judged(
-                base, base.total_bytes, "measured", history, budget_bytes, place, truth.runs
-            )
+            group = replace(group, tier="measured")
+            return self._judged(base, history, group, _MEASURED_SPREAD, truth.runs)
         base = self._formula(model, options, engine, budget_bytes)
-        near = self._nearest(model, options, place, history)
+        near = self._nearest(model, options, place, history) if measurable else None
         if near is None or base.total_bytes is None:
-            return self._judged(base, base.total_bytes, "formula", history, budget_bytes, place, 0)
+            return self._judged(base, history, group)
         measured_with, truth = near
         there = self._formula(model, measured_with, engine).total_bytes
         if there is None:
-            return self._judged(base, base.total_bytes, "formula", history, budget_bytes, place, 0)
+            return self._judged(base, history, group)
         total = max(truth.peak_bytes + base.total_bytes - there, 1)
-        return self._judged(base, total, "interpolated", history, budget_bytes, place, truth.runs)
+        # The formula may be off by its usual share of what it adds.
+        share = abs(base.total_bytes - there) / total
+        many = f"{truth.runs} run{'' if truth.runs == 1 else 's'}"
+        mapped = (base.weights_bytes or 0) if base.kv_cache_bytes else 0
+        base = replace(
+            base,
+            total_bytes=total,
+            source=f"peak of {many} here with another context, and the formula between the two",
+            verdict=judge(total, budget_bytes, pageable_bytes=mapped),
+        )
+        spread = math.hypot(_MEASURED_SPREAD, _FORMULA_SPREAD * share)
+        group = replace(group, tier="interpolated")
+        return self._judged(base, history, group, spread, truth.runs)
 
     def speed(
         self,
@@ -317,40 +332,24 @@ class Estimator:
     def _judged(
         self,
         base: MemoryEstimate,
-        total: int | None,
-        tier: str,
         history: History,
-        budget_bytes: int | None,
-        place: tuple[str, str],
-        runs: int,
+        group: Group,
+        spread: float | None = None,
+        runs: int = 0,
     ) -> MemoryForecast:
-        facts = {field.name: getattr(base, field.name) for field in fields(MemoryEstimate)}
-        below, above = _sides(base, tier)
-        facts.update(tier=tier, level=self.level, below=below, above=above, runs=runs)
-        if total is None:
-            return MemoryForecast(**facts)
-        if tier == "interpolated":
-            many = f"{runs} run{'' if runs == 1 else 's'}"
-            facts.update(
-                total_bytes=total,
-                source=f"peak of {many} here with another context, and the formula between the two",
-            )
-            if len(base.devices) <= 1:
-                mapped = (base.weights_bytes or 0) if base.kv_cache_bytes else 0
-                facts["verdict"] = judge(total, budget_bytes, pageable_bytes=mapped)
-        low, high = history.calibrator.quantiles(Group("peak_memory", tier, *place), self.level)
-        facts.update(
-            low_bytes=round(total * math.exp(low * below)),
-            high_bytes=round(total * math.exp(high * above)),
-        )
+        """Add the evidence, and an interval that is calibrated."""
+        facts = {name: getattr(base, name) for name in _FACTS}
+        below, above = _sides(base) if spread is None else (spread, spread)
+        facts.update(tier=group.tier, level=self.level, below=below, above=above, runs=runs)
+        if base.total_bytes is not None:
+            low, high = history.calibrator.quantiles(group, self.level)
+            facts["low_bytes"] = round(base.total_bytes * math.exp(low * below))
+            facts["high_bytes"] = round(base.total_bytes * math.exp(high * above))
         return MemoryForecast(**facts)
 
 
-def _sides(base: MemoryEstimate, tier: str) -> tuple[float, float]:
+def _sides(base: MemoryEstimate) -> tuple[float, float]:
     """Return the spread on either side, from the interval that the formula states."""
-    if tier != "formula":
-        spread = _MEASURED_SPREAD if tier == "measured" else _INTERPOLATED_SPREAD
-        return spread, spread
     if not (base.total_bytes and base.low_bytes and base.high_bytes):
         return _FORMULA_SPREAD, _FORMULA_SPREAD
     end = normal_interval(DEFAULT_LEVEL)[1]
