@@ -71,8 +71,27 @@ def test_hardware_draws_the_samples(manager: ModelManager) -> None:
     manager._bench.monitoring.sample()
     view = hardware(manager)
     assert view.data().height == 2
-    assert view.figure.layout.yaxis.title.text == "CPU load (%)"
+    assert view.figure.layout.yaxis.title.text == "load (%)"
     assert "GiB" in view.figure.layout.yaxis2.title.text
+    assert view.figure.data[0].name == "CPU load"
+
+
+def test_each_gpu_has_a_line_and_the_machine_has_one(manager: ModelManager) -> None:
+    """A sample of two GPUs is two rows, one point of the machine's lines and one of each GPU's."""
+    from ravenxterm_lab.hardware import FakeGpu, FakeNvml
+    from ravenxterm_lab.models.monitoring import Monitoring
+
+    nvml = FakeNvml(FakeGpu(utilization=70), FakeGpu(utilization=20))
+    monitoring = Monitoring(manager._bench, nvml=nvml)
+    for _ in range(3):
+        monitoring.sample()
+    view = hardware(manager)
+    assert view.data().height == 6
+    points = {trace.name: list(trace.y) for trace in view.figure.data}
+    assert points["GPU 0 load"] == [70.0] * 3
+    assert points["GPU 1 load"] == [20.0] * 3
+    assert len(points["memory used"]) == len(points["CPU load"]) == 3
+    assert view.summary.startswith("3 samples")
 
 
 def views(manager: ModelManager) -> list[View]:
