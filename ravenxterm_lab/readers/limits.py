@@ -51,6 +51,7 @@ __all__ = [
     "PICKLE_STRING",
     "SAFETENSORS_HEADER_BYTES",
     "SHARDS",
+    "SIGNATURES",
     "TEXT",
     "UNKNOWN_TYPES",
     "XML_BYTES",
@@ -169,3 +170,5 @@ ELEMENTS = 2**62
 LAYERS = 8192
 #: Characters of a text fact (a license, a name) that are kept.
 TEXT = 200
+#: Inputs, and outputs, of a graph that are kept: facts stay in memory as long as a registry does.
+SIGNATURES = 1024

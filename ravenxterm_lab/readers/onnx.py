@@ -21,6 +21,7 @@ from ravenxterm_lab.readers.protobuf import BYTES, VARINT, Walker
 from ravenxterm_lab.readers.signatures import (
     NOT_WEIGHTS,
     dominant_type,
+    first_ones,
     output_width,
     tasks_of_graph,
 )
@@ -140,6 +141,7 @@ class OnnxReader(Reader):
         inputs = tuple(_printable(one) for one in graph.inputs if one.name not in named)
         outputs = tuple(_printable(one) for one in graph.outputs)
         tasks = tasks_of_graph(inputs, outputs)
+        inputs, outputs = first_ones(inputs, outputs, notes)
         return FileFacts(
             model_type=ModelType.ONNX,
             size_bytes=window.size,

@@ -22,6 +22,7 @@ from ravenxterm_lab.readers.extents import external_problems
 from ravenxterm_lab.readers.signatures import (
     NOT_WEIGHTS,
     dominant_type,
+    first_ones,
     output_width,
     tasks_of_graph,
 )
@@ -145,6 +146,7 @@ class OpenVinoReader(Reader):
             f"OpenVINO IR version {found.version}, {format_number(found.layer_count, 'layer')}"
         ]
         notes.extend([f"made by {found.made_by}"] if found.made_by else [])
+        inputs, outputs = first_ones(inputs, outputs, notes)
         return FileFacts(
             model_type=ModelType.OPENVINO,
             size_bytes=window.size,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ravenxterm_lab.readers import limits
+from ravenxterm_lab.units import format_number
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ravenxterm_lab.readers.base import TensorSignature
 
-__all__ = ["NOT_WEIGHTS", "dominant_type", "output_width", "tasks_of_graph"]
+__all__ = ["NOT_WEIGHTS", "dominant_type", "first_ones", "output_width", "tasks_of_graph"]
 
 #: Types that hold shapes, indices and flags rather than weights.
 NOT_WEIGHTS = frozenset({"I64", "I32", "BOOL", "STRING", "U64", "U32"})
@@ -38,6 +41,16 @@ def dominant_type(by_type: Mapping[str, int]) -> str | None:
         return "INT8"
     dominant = max(weights, key=lambda name: weights[name])
     return _QUANTIZATION.get(dominant, dominant)
+
+
+def first_ones(
+    inputs: tuple[TensorSignature, ...], outputs: tuple[TensorSignature, ...], notes: list[str]
+) -> tuple[tuple[TensorSignature, ...], tuple[TensorSignature, ...]]:
+    """Return ``limits.SIGNATURES`` inputs and outputs at most; a note says that there are more."""
+    for side, what in ((inputs, "input"), (outputs, "output")):
+        if len(side) > limits.SIGNATURES:
+            notes.append(f"{format_number(len(side), what)}, of which {limits.SIGNATURES} are kept")
+    return inputs[: limits.SIGNATURES], outputs[: limits.SIGNATURES]
 
 
 def output_width(outputs: tuple[TensorSignature, ...]) -> int | None:

@@ -18,7 +18,12 @@ from ravenxterm_lab.readers.base import FileFacts, Reader, TensorSignature
 from ravenxterm_lab.readers.binary import shown
 from ravenxterm_lab.readers.extents import extent_problems
 from ravenxterm_lab.readers.flatbuffer import FlatBuffer
-from ravenxterm_lab.readers.signatures import dominant_type, output_width, tasks_of_graph
+from ravenxterm_lab.readers.signatures import (
+    dominant_type,
+    first_ones,
+    output_width,
+    tasks_of_graph,
+)
 from ravenxterm_lab.readers.text import clean
 from ravenxterm_lab.units import format_number
 
@@ -128,6 +133,7 @@ class TfliteReader(Reader):
         notes.extend([description] if description else [])
         notes.extend([f"signature {key}"] if key else [])
         tasks = tasks_of_graph(inputs, outputs)
+        inputs, outputs = first_ones(inputs, outputs, notes)
         return FileFacts(
             model_type=ModelType.TFLITE,
             size_bytes=window.size,

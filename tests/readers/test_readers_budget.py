@@ -11,7 +11,21 @@ import subprocess
 import sys
 
 import pytest
-from costly_files import SCENES, WIDE, gguf, json_list, json_object, safetensors, text, wide
+from costly_files import (
+    SCENES,
+    WIDE,
+    field,
+    flat,
+    flat_tensor,
+    gguf,
+    json_list,
+    json_object,
+    onnx,
+    openvino,
+    safetensors,
+    text,
+    wide,
+)
 
 from ravenxterm_lab.readers import limits, read_facts
 
@@ -71,6 +85,21 @@ def test_the_costliest_file_takes_little_memory(tmp_path, name):
     path.write_bytes(make())
     peak, found = memory_of(path)
     assert peak < MOST, found
+
+
+@pytest.mark.parametrize("file", ["a.onnx", "a.tflite", "a.xml"])
+def test_of_many_inputs_the_first_are_kept(tmp_path, file):
+    """Facts stay as long as a registry does, and a directory may hold many such files."""
+    one = '<layer name="c" type="Parameter"><data element_type="f32" shape="1"/></layer>'
+    made = {
+        "a.onnx": lambda: onnx(field(11, field(1, b"x")) * 5000),
+        "a.tflite": lambda: flat(tensor=flat_tensor("x", [1]), tensors=1, inputs=5000),
+        "a.xml": lambda: openvino(one * 5000),
+    }
+    (tmp_path / file).write_bytes(made[file]())
+    facts = read_facts(tmp_path / file)
+    assert len(facts.inputs) == limits.SIGNATURES
+    assert "5,000 inputs, of which 1024 are kept" in facts.notes
 
 
 CONFIGS = {
