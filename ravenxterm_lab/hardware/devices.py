@@ -81,6 +81,7 @@ class GpuDevice:
         double-data-rate memory, hence the 2 (the same formula as in NVIDIA's ``nvbench`` and
         ``deviceQuery``, from the two figures of ``nvmlDeviceGetMaxClockInfo`` and
         ``nvmlDeviceGetMemoryBusWidth``). It is an upper bound: no program reaches all of it.
+        None on a card that is split by MIG.
     matrix_speed : float or None
         Dense FP16 operations per second with the fastest units of the device, from its maker's
         data sheet (see `known_gpus`); never measured here.

@@ -110,6 +110,13 @@ class _Reader:
         total, available, unified, instances = self._memory(mig)
         memory_clock = ask("memory_clock", as_clock, "nvmlDeviceGetMaxClockInfo", _CLOCK_MEMORY)
         width = ask("bus_width", as_count, "nvmlDeviceGetMemoryBusWidth")
+        bandwidth = gpu_bandwidth(memory_clock, width)
+        if mig and bandwidth is not None:
+            self._remarks.append(
+                f"memory_bandwidth: not available (the {format_bytes(bandwidth)}/s of the card are "
+                "split among its MIG instances, by shares that NVML does not tell)."
+            )
+            bandwidth = None
         return GpuDevice(
             index=index,
             name=name,
@@ -119,7 +126,7 @@ class _Reader:
             available_memory=available,
             memory_clock=memory_clock,
             bus_width=width,
-            memory_bandwidth=gpu_bandwidth(memory_clock, width),
+            memory_bandwidth=bandwidth,
             compute_capability=ask(
                 "compute_capability", as_pair, "nvmlDeviceGetCudaComputeCapability"
             ),

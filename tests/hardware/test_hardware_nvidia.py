@@ -426,6 +426,9 @@ def test_mig_shows_what_one_process_can_use() -> None:
     assert (device.total_memory, device.available_memory) == (20 * GIB, 17 * GIB)
     assert device.unified_memory is False
     assert device.utilization is None
+    # An instance has its share of the bandwidth, which nothing tells.
+    assert device.memory_bandwidth is None
+    assert any(note.startswith("memory_bandwidth: not available") for note in device.notes)
     assert any("2 visible instances" in note for note in device.notes)
     assert [item.total_memory for item in device.mig_instances] == [10 * GIB, 20 * GIB]
     assert [item.available_memory for item in device.mig_instances] == [9 * GIB, 17 * GIB]
