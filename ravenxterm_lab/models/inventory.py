@@ -22,8 +22,7 @@ __all__ = ["known_models", "recall", "record_changes", "record_read"]
 
 _BELOW = "EXISTS (FROM (SELECT unnest($roots::VARCHAR[]) AS root) WHERE starts_with(path, root))"
 _CATALOGUE = "SELECT name, path, fingerprint FROM catalogue"
-# An empty signature says that the file is gone.
-_SCANNED = f"SELECT path, signature, facts FROM scanned WHERE signature <> '' AND {_BELOW}"  # noqa: S608 - a constant
+_SCANNED = f"SELECT path, signature, facts FROM scanned WHERE {_BELOW}"  # noqa: S608 - a constant
 
 
 def recall(bench: Workbench, cache: ScanCache, roots: Iterable[Path]) -> None:
@@ -125,6 +124,7 @@ def record_read(bench: Workbench, cache: ScanCache) -> None:
         fields = {"path": item.path, "signature": item.signature, "facts": item.facts}
         if bench.record("scans", **fields) is None:
             return
+    # An empty signature says that the file is gone.
     for path in cache.lost():
         if path != _text(path) or _is_there(path):
             continue

@@ -21,8 +21,10 @@ SELECT * FROM (
 ) WHERE event IS DISTINCT FROM 'removed';
 
 CREATE OR REPLACE VIEW scanned AS
-SELECT * FROM scans
-QUALIFY row_number() OVER (PARTITION BY path ORDER BY ts DESC, session DESC, seq DESC) = 1;
+SELECT * FROM (
+    SELECT * FROM scans
+    QUALIFY row_number() OVER (PARTITION BY path ORDER BY ts DESC, session DESC, seq DESC) = 1
+) WHERE signature IS DISTINCT FROM '';
 
 CREATE OR REPLACE VIEW calibration AS
 SELECT
@@ -53,7 +55,7 @@ COMMENT ON COLUMN hardware.samples IS
 COMMENT ON VIEW catalogue IS
     'The latest state of every model that was not removed; columns as in models.';
 COMMENT ON VIEW scanned IS
-    'The latest reading of the files of each model; columns as in scans.';
+    'The latest reading of the files of each model that is still there; columns as in scans.';
 COMMENT ON VIEW calibration IS
     'How predictions came out, by quantity, tier of evidence, engine and device.';
 COMMENT ON COLUMN calibration.quantity IS 'What was predicted, such as throughput.';

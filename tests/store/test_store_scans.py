@@ -62,7 +62,11 @@ def test_what_is_known_of_a_file_that_is_gone_goes_too(place):
         for path in ("/m/0", "/m/1"):
             store.record("scans", path=path, signature="")
         store.record("scans", path="/m/1", signature="back again")
+        seen = "SELECT path, signature FROM scanned ORDER BY path"
+        latest = [("/m/1", "back again"), ("/m/2", "s1")]
+        assert store.sql(seen).fetchall() == latest
         store.ingest_now()
+        assert store.sql(seen).fetchall() == latest
         gone = "SELECT path, signature FROM scans ORDER BY ALL"
         assert trim_scans(place, NOW, patience=1, least=1).rows == 6
         assert store.sql(gone).fetchall() == [("/m/0", ""), ("/m/1", "back again"), ("/m/2", "s1")]
