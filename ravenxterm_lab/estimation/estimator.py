@@ -75,7 +75,7 @@ class Estimator:
     --------
     >>> from pathlib import Path
     >>> from ravenxterm_lab.hardware import HardwareProfile
-    >>> from ravenxterm_lab.metadata import ModelType
+    >>> from ravenxterm_lab.metadata import ModelMetadata, ModelType
     >>> machine = HardwareProfile.detect(measure_bandwidth=False)
     >>> model = ModelMetadata("m", ModelType.ONNX, Path("m.onnx"), 10_000_000)
     >>> Estimator(machine).memory(model).tier
