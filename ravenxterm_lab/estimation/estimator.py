@@ -11,7 +11,7 @@ from ravenxterm_lab.estimation.conformal import DEFAULT_LEVEL, Group, normal_int
 from ravenxterm_lab.estimation.history import History
 from ravenxterm_lab.estimation.memory import MemoryEstimate, estimate_memory
 from ravenxterm_lab.estimation.search import best_offload, largest_context
-from ravenxterm_lab.estimation.speed import SpeedEstimate, estimate_speed, model_key
+from ravenxterm_lab.estimation.speed import estimate_speed, model_key
 from ravenxterm_lab.estimation.verdict import judge
 from ravenxterm_lab.metadata import HardwareType
 from ravenxterm_lab.runtimes.base import LoadOptions
@@ -19,6 +19,7 @@ from ravenxterm_lab.runtimes.base import LoadOptions
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ravenxterm_lab.estimation.forecast import SpeedEstimate
     from ravenxterm_lab.estimation.history import Truth
     from ravenxterm_lab.hardware import HardwareProfile
     from ravenxterm_lab.metadata import ModelMetadata
