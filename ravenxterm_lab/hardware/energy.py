@@ -52,7 +52,10 @@ class EnergyReading:
 
 
 class EnergyMeter:
-    """Reads the energy counters of the machine; two readings cost a few hundred microseconds.
+    """Reads the energy counters of the machine.
+
+    A reading took 3.2 ms on an H200, nearly all of it in the driver (``microseconds`` of
+    ``nvmlDeviceGetTotalEnergyConsumption`` in ``tests/hardware/recorded_nvml_h200.json``).
 
     Parameters
     ----------

@@ -23,9 +23,11 @@ from ravenxterm_lab.hardware import (
     GpuProcess,
     HardwareProfile,
     MigInstance,
+    RecordedNvml,
     gpu_bandwidth,
     read_nvidia,
 )
+from ravenxterm_lab.hardware.known_gpus import known_gpus
 from ravenxterm_lab.hardware.nvidia import NvidiaSampler, sample_nvidia
 from ravenxterm_lab.hardware.nvml import nvml_session
 from ravenxterm_lab.metadata import HardwareType
@@ -659,6 +661,66 @@ def test_a_recording_answers_as_the_machine_did(
     path.write_text('{"format": 0}')
     with pytest.raises(ValueError, match="no recording of format 1"):
         FakeNvml.from_recording(path)
+
+
+RECORDINGS = sorted(Path(__file__).parent.glob("recorded_nvml_*.json"))
+
+
+@pytest.mark.skipif(not RECORDINGS, reason="no recording of a real machine lies beside this file")
+@pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
+def test_a_real_machine_is_read_as_its_data_sheet_says(path: Path) -> None:
+    """Name, memory, bandwidth and generation of a recorded card, idle and under load."""
+    idle = read_nvidia(FakeNvml.from_recording(path)).devices
+    assert idle
+    for device in idle:
+        (known,) = [gpu for gpu in known_gpus() if gpu.driver_name == device.name]
+        assert device.total_memory == pytest.approx(known.memory[0], rel=0.1)
+        assert device.bus_width == known.bus_width
+        assert device.memory_bandwidth == pytest.approx(known.bandwidth, rel=0.03)
+        assert (device.architecture, device.compute_capability) == (
+            known.architecture,
+            known.compute_capability,
+        )
+    try:
+        busy = FakeNvml.from_recording(path, "busy")
+    except ValueError:
+        pytest.skip("this recording has no reading under load")
+    device, rested = read_nvidia(busy).devices[0], idle[0]
+    assert device.utilization is not None
+    assert device.utilization > 0.5
+    assert device.power is not None
+    assert rested.power is not None
+    assert device.power > rested.power
+    # One process took 1 GiB, and the counter of energy went up.
+    assert device.available_memory is not None
+    assert rested.available_memory is not None
+    assert rested.available_memory - device.available_memory >= GIB
+    assert device.energy is not None
+    assert rested.energy is not None
+    assert device.energy > rested.energy
+
+
+@pytest.mark.skipif(not RECORDINGS, reason="no recording of a real machine lies beside this file")
+@pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
+def test_one_failing_call_on_a_real_machine_costs_its_own_field(path: Path) -> None:
+    """Every function by every code, over the answers that a real card gave."""
+    whole = read_nvidia(FakeNvml.from_recording(path)).devices[0]
+    for function, lost in FIELDS.items():
+        for code in CODES:
+            nvml = RecordedNvml(path, failures={function: code})
+            failing = read_nvidia(nvml).devices[0]
+            assert values(failing, lost) == values(whole, lost), (function, NAMES[code])
+            assert nvml.sessions == 0
+
+
+@pytest.mark.skipif(not RECORDINGS, reason="no recording of a real machine lies beside this file")
+@pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
+def test_the_integral_of_power_is_what_the_counter_counted(path: Path) -> None:
+    """On the real card, at rest and under load, over some seconds: to one per cent."""
+    energies = FakeNvml.from_recording(path).about["energy"]
+    assert energies
+    for state, told in energies.items():
+        assert told["integrated_joules"] == pytest.approx(told["counter_joules"], rel=0.01), state
 
 
 def test_a_recording_names_no_device() -> None:
