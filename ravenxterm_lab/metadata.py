@@ -100,6 +100,8 @@ class NetworkShape:
         Whether a gate of the same width is multiplied into it.
     fused_projection : bool
         Whether one matrix makes query, key and value.
+    fused_gate : bool
+        Whether one matrix makes gate and what it is multiplied into.
     expert_feed_forward, shared_feed_forward : int
         Inner width of one routed expert, and of the shared ones together.
     recurrent_inner, recurrent_channels : int
@@ -120,6 +122,7 @@ class NetworkShape:
     recurrent_channels: int = 0
     recurrent_kernel: int = 0
     recurrent_heads: int = 0
+    fused_gate: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -219,7 +219,7 @@ _WEIGHTS: dict[str, Callable[[object], Any]] = {
     "matrix_bytes": _sizes,
 }
 _NETWORK: dict[str, Callable[[object], Any]] = {
-    field.name: _flag if field.name in ("gated", "fused_projection") else _number
+    field.name: _flag if field.name in ("gated", "fused_projection", "fused_gate") else _number
     for field in dataclasses.fields(NetworkShape)
 }
 _BY_FIELD: dict[str, Callable[[object], Any]] = {

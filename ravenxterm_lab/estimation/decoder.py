@@ -285,7 +285,10 @@ class DecoderGraph:
         return self._new(self._width, self._view(normed))
 
     def _dense(self, normed: Tensor, inner: int) -> Tensor:
-        opened = [self._new(inner, normed) for _ in range(1 + self._network.gated)]
+        if self._network.fused_gate:
+            opened = [self._new(2 * inner, normed)]
+        else:
+            opened = [self._new(inner, normed) for _ in range(1 + self._network.gated)]
         active = self._new(inner, *opened) if self._network.gated else self._over(*opened)
         return self._new(self._width, active)
 

@@ -37,17 +37,25 @@ _LENT_BATCH = 32
 _CHECKED = frozenset(
     {
         "cohere2",
+        "command-r",
         "deepseek2",
         "gemma",
         "gemma2",
         "gemma3",
         "gpt-oss",
+        "granite",
         "granitehybrid",
+        "hunyuan-dense",
         "llama",
+        "minicpm",
         "openelm",
+        "phi3",
         "qwen2",
         "qwen3",
         "qwen3moe",
+        "smollm3",
+        "stablelm",
+        "starcoder2",
     }
 )
 # Without the shape of the network: activations of about this many hidden states.

@@ -35,6 +35,7 @@ _INPUT = (
 _OTHER = ("v.", "mm.", "a.", "s.", "resampler.", "mtp.", "vision.")
 _EXPERTS = "_exps."
 _UP = (".ffn_up.", ".ffn_up_exps.")
+_DENSE_UP = ".ffn_up.weight"
 _GATE = (".ffn_gate.", ".ffn_gate_exps.")
 _FUSED = ".attn_qkv."
 _WIDTH = 2**24
@@ -61,6 +62,7 @@ class LayoutTally:
         "_output",
         "_ups",
         "_whole",
+        "_widest",
         "fused",
     )  # fmt: skip
 
@@ -72,7 +74,7 @@ class LayoutTally:
         self._experts: list[int] = []
         self._matrices: dict[str, int] = {}
         self._whole = True
-        self._ups = self._gates = 0
+        self._ups = self._gates = self._widest = 0
         self.fused = False
 
     def add(self, name: str, shape: Sequence[int], kind: str, length: int) -> None:
@@ -104,6 +106,8 @@ class LayoutTally:
         self._layers[layer] += length
         end = name[name.rfind(".ffn") :]
         self._ups += end.startswith(_UP)
+        if end == _DENSE_UP and len(shape) > 1:
+            self._widest = max(self._widest, shape[1])
         self._gates += end.startswith(_GATE)
         self.fused = self.fused or _FUSED in name
         routed = _EXPERTS in name
@@ -119,6 +123,10 @@ class LayoutTally:
     def gated(self) -> bool:
         """Whether a gate is multiplied into the feed-forward part, as far as was seen."""
         return bool(self._gates) or not self._ups
+
+    def fuses_gate(self, inner: int) -> bool:
+        """Say whether the rows for a feed-forward part of ``inner`` elements are those of two."""
+        return not self._gates and bool(inner) and self._widest == 2 * inner
 
     def skip(self) -> None:
         """Take note of a tensor whose size is not known: there is no layout then."""
@@ -187,7 +195,8 @@ def network_shape(keys: ArchitectureKeys, tally: LayoutTally) -> NetworkShape | 
         query_elements=heads * longest("key_length"),
         value_elements=heads * longest("value_length"),
         feed_forward=min(forward, _WIDTH),
-        gated=tally.gated,
+        gated=tally.gated or tally.fuses_gate(forward),
+        fused_gate=tally.fuses_gate(forward),
         fused_projection=tally.fused,
         expert_feed_forward=min(expert, _WIDTH),
         shared_feed_forward=shared,

@@ -248,7 +248,7 @@ class TestFactsAsJson:
         """Every field survives, also those that few formats have."""
         geometry = AttentionGeometry((2, 0), 8, 8, 512, (True, False), 4, 2, 100)
         layout = WeightLayout(9, (5, 6), 8, 7, "F16", 4, "Q6_K", 3, (2, 2), (8, 2), {"Q4_0": 11})
-        shape = NetworkShape(2, 16, 17, 18, False, True, 19, 20, 21, 22, 23, 24)
+        shape = NetworkShape(2, 16, 17, 18, False, True, 19, 20, 21, 22, 23, 24, True)
         facts = FileFacts(
             ModelType.ONNX, 10, "adapter", "n", "llama", 5, 4, 2, (8, 2), 7, "Q4_0", 2048,
             geometry, layout, shape, 64, 32, ("embedding",), "mit", {"F32": 40}, (0, 2),

@@ -109,6 +109,26 @@ def by_layer(path: Path) -> ModelMetadata:
     return _model(path, "openelm", keys, layers, width)
 
 
+def fused(path: Path) -> ModelMetadata:
+    """Phi-3's kind: one matrix for query, key and value, and one for gate and up."""
+    width, inner = 256, 512
+    layer: Tensors = {
+        "attn_norm.weight": ((width,), Q.F32),
+        "attn_qkv.weight": ((width + 2 * 64, width), Q.F16),
+        "attn_output.weight": ((width, width), Q.F16),
+        "ffn_norm.weight": ((width,), Q.F32),
+        "ffn_up.weight": ((2 * inner, width), Q.F16),
+        "ffn_down.weight": ((width, inner), Q.F16),
+    }
+    keys = {
+        "feed_forward_length": inner,
+        "attention.head_count": 8,
+        "attention.head_count_kv": 2,
+        "rope.dimension_count": 32,
+    }
+    return _model(path, "phi3", keys, [layer] * 4, width)
+
+
 def hybrid(path: Path) -> ModelMetadata:
     """Granite 4's kind: three Mamba-2 layers and one that attends."""
     width, inner, state, heads = 256, 512, 64, 8

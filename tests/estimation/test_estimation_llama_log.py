@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from loadable import by_layer, gemma3_270m, hybrid, mixture
+from loadable import by_layer, fused, gemma3_270m, hybrid, mixture
 
 from ravenxterm_lab.discovery.assemble import build_model
 from ravenxterm_lab.estimation import MemoryEstimate, estimate_memory
@@ -81,10 +81,10 @@ def test_gemma_3(demo_directory: Path, tmp_path: Path, context: int, kv_type: st
     agree(*load(model, context, kv_type))
 
 
-@pytest.mark.parametrize("make", [gemma3_270m, mixture, by_layer])
+@pytest.mark.parametrize("make", [gemma3_270m, mixture, by_layer, fused])
 @pytest.mark.parametrize("batch", [64, 512])
 def test_made_models(tmp_path: Path, make: Callable[[Path], ModelMetadata], batch: int) -> None:
-    """A windowed model, a mixture of experts and one whose layers differ, at two batch sizes."""
+    """A windowed one, a mixture of experts, layers that differ, fused matrices; two batches."""
     agree(*load(make(tmp_path / "model.gguf"), 4096, batch=batch))
 
 
