@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 __all__ = ["GPU_RESERVE", "DeviceMemory", "device_memory"]
 
-#: Of a GPU's free memory this is left for what its driver takes for a process (bytes): an
-#: assumption, not measured here. llama.cpp's own fitting leaves 1 GiB (``fit_params_target``)
-#: where we also multiply the need by `SAFETY_FACTOR`.
-GPU_RESERVE = 512 * MIB
+#: Of a GPU's free memory this is left for the driver's context, cuBLAS and ggml's pools (bytes).
+#: On an H200 NVML gave 600 to 707 MiB a process beyond llama.cpp's buffers with flash attention,
+#: and up to 1,215 MiB without (own runs, ``tests/estimation/h200_llama_cpp.json``). The need is
+#: multiplied by `SAFETY_FACTOR` besides.
+GPU_RESERVE = 704 * MIB
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,6 +206,8 @@ class Estimator:
                 batch_size=options.batch_size,
                 gpu_layers=options.gpu_layers or None,
                 settings=options.settings,
+                # The engines that can be installed beside this package are of 2026.
+                recent=True,
                 cached=cached,
                 history=history,
                 level=self.level,

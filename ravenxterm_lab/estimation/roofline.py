@@ -8,7 +8,11 @@ starts a fixed number of kernels (or meets a fixed number of barriers) a layer:
 The ceiling is what the kernels of batch size 1 reach however wide the memory is: cards with
 HBM are far from their specification there, cards with GDDR are at it. ``a`` and the ceiling
 are fitted on `llama3_decode_speed.csv` (21 runs, 12 devices; ``tests/benchmarks/bench_speed.py``
-fits them again and prints what other structures give) and taken over for other GPUs; ``b`` of
+fits them again and prints what other structures give) and taken over for other GPUs. These runs
+are of 2024. Kernels of 2026 are bound by the weights that they unpack in a second rather than by
+bytes: on an H200, Llama 3 in Q4_K_M and in Q8_0 both come to 3.8e12 (own runs,
+``tests/estimation/h200_llama_cpp.json``), which also mends the RTX 5090 of the community's runs
+(half of them were 1.54 times as fast as said, now 1.25 times). ``b`` of
 ROCm and Metal is the median of the dense models of 3 billion parameters and more that llama.cpp
 runs in `local_speed.parquet` (57 on an RX 7900 XT: .81; 27 on an M4 Pro: .84), that of Intel
 the median of its 13 runs on two integrated GPUs (4.0). For NPUs nothing better is known than the
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONSTANTS",
+    "RECENT_WEIGHTS_PER_SECOND",
     "Constants",
     "Place",
     "decode_parts",
@@ -42,6 +47,9 @@ __all__ = [
     "load_parts",
     "prefill_parts",
 ]
+
+#: Weights a second that CUDA kernels of 2026 unpack at batch size 1, at most.
+RECENT_WEIGHTS_PER_SECOND = 3.8e12
 
 _SHARPNESS = 6.0
 
@@ -107,6 +115,8 @@ class Place:
         Of the layers, 0–1.
     cores : int or None
         Of a CPU, those that compute; without them only the bandwidth bounds it.
+    weight_bytes : float or None
+        Bytes a weight, if the engine is a build of 2026; without them one of 2024 is assumed.
     """
 
     device: HardwareType
@@ -114,6 +124,7 @@ class Place:
     matrix_speed: float | None = None
     share: float = 1.0
     cores: int | None = None
+    weight_bytes: float | None = None
 
 
 def effective_bandwidth(place: Place, constants: Constants | None = None) -> float:
@@ -124,6 +135,8 @@ def effective_bandwidth(place: Place, constants: Constants | None = None) -> flo
         if not place.cores:
             return place.bandwidth or known.bandwidth
         ceiling *= place.cores
+    elif place.weight_bytes and constants is None:
+        ceiling = max(ceiling, RECENT_WEIGHTS_PER_SECOND * place.weight_bytes)
     wide = (place.bandwidth or known.bandwidth) / ceiling
     # (wide^-6 + 1)^(1/6), which overflows for no bandwidth.
     return ceiling / math.pow(1.0 + math.pow(wide, -_SHARPNESS), 1 / _SHARPNESS)

@@ -54,6 +54,7 @@ def places_for(
     layers: int,
     gpu_layers: int | None = None,
     memory_bandwidth: float | None = None,
+    weight_bytes: float | None = None,
 ) -> tuple[Place, ...]:
     """Return the devices that hold the layers, with their shares.
 
@@ -69,6 +70,8 @@ def places_for(
         How many are offloaded; by default all of them, when the device is no CPU.
     memory_bandwidth : float, optional
         Of the device, instead of the profile's (bytes/s).
+    weight_bytes : float, optional
+        Bytes a weight, where the engine is a build of 2026.
     """
     bandwidth = memory_bandwidth if device is HardwareType.CPU else None
     cpu = Place(HardwareType.CPU, bandwidth)
@@ -92,9 +95,10 @@ def places_for(
             or (hardware.memory_bandwidth if hardware and gpu.unified_memory else None),
             gpu.matrix_speed,
             share / len(gpus),
+            weight_bytes=weight_bytes,
         )
         for gpu in gpus
-    ] or [Place(device, memory_bandwidth, None, share)]
+    ] or [Place(device, memory_bandwidth, None, share, weight_bytes=weight_bytes)]
     rest = replace(cpu, share=1 - share)
     return (*placed, rest) if share < 1 else tuple(placed)
 
@@ -112,6 +116,7 @@ def estimate_speed(
     batch_size: int = 512,
     gpu_layers: int | None = None,
     settings: str = "",
+    recent: bool = False,
     cached: float | None = None,
     history: History | None = None,
     level: float = DEFAULT_LEVEL,
@@ -148,6 +153,8 @@ def estimate_speed(
     settings : str
         How it would be loaded, as `LoadOptions.settings` has it: runs under the same settings
         are this model's own, others are scaled.
+    recent : bool
+        Whether the engine is a build of 2026; the published speeds are of 2024.
     cached : float, optional
         Share of the file in the page cache (0–1); None when that is not known.
     history : History, optional
@@ -170,11 +177,17 @@ def estimate_speed(
     tokens = max(1, DEFAULT_PROMPT if prompt_tokens is None else prompt_tokens)
     context = max(1, tokens if context_length is None else context_length)
     layers = layers_of(model)
+    weights = active_bytes(model)
+    active = model.active_parameter_count or model.parameter_count
     places = places_for(
-        hardware, device, layers=layers, gpu_layers=gpu_layers, memory_bandwidth=memory_bandwidth
+        hardware,
+        device,
+        layers=layers,
+        gpu_layers=gpu_layers,
+        memory_bandwidth=memory_bandwidth,
+        weight_bytes=weights / active if recent and active else None,
     )
     unknown = next((place.device for place in places if place.bandwidth is None), None)
-    weights = active_bytes(model)
     key, family = model_key(model), family_key(model) or model_key(model)
 
     def forecast(quantity: str, parts: dict[str, float], place: str) -> Forecast:
@@ -208,7 +221,7 @@ def estimate_speed(
     )
     first = None
     if model.attention is not None:
-        operations = 2 * (model.active_parameter_count or model.parameter_count or weights) * tokens
+        operations = 2 * (active or weights) * tokens
         parts = prefill_parts(weights, operations, layers, -(-tokens // batch_size), places)
         first = forecast("time_to_first_token", parts, f"{settings} prompt={_bucket(tokens, 16)}")
     missing = ""
