@@ -48,7 +48,7 @@ def _attention(width: int, heads: int, heads_kv: int, length: int, kind: Q, valu
 
 
 def _norms(width: int, *names: str) -> Block:
-    return {name: ((width,), Q.F32) for name in names}
+    return dict.fromkeys(names, ((width,), Q.F32))
 
 
 def _model(
