@@ -20,6 +20,11 @@ __all__ = ["Daemon", "IngestThread"]
 #: Events of this process after which it ingests before its time; queries decode what waits.
 _MANY = 25_000
 
+#: Events of this process below which a pass can wait longer, and how many times as long. A pass
+#: costs tens of milliseconds of CPU however little it moves, which is most of what a monitor of
+#: the hardware at 1 Hz costs (``tests/benchmarks/bench_monitor.py``).
+_FEW, _PATIENCE = 100, 4
+
 #: Events of a pass below which there is time for a compaction.
 _QUIET = 1000
 
@@ -74,7 +79,8 @@ class IngestThread(threading.Thread):
                     synced = now
                     self._look_after_segment()
                 waiting = self._recorder.recorded - ingested
-                if due or now - last >= self._interval or waiting >= _MANY:
+                interval = self._interval * (_PATIENCE if waiting < _FEW else 1)
+                if due or now - last >= interval or waiting >= _MANY:
                     ingested = self._recorder.recorded
                     self._ingest()
                     last, due = time.monotonic(), False

@@ -76,7 +76,7 @@ class Store:
         Whether a daemon thread moves what was recorded into the database. Without it,
         `ingest_now` does, or any other process; queries see every row either way.
     ingest_interval : float
-        Seconds between its passes.
+        Seconds between its passes; four times as long while fewer than 100 events wait.
 
     Examples
     --------

@@ -1,6 +1,6 @@
 """What the hardware monitor costs: CPU time of one core, and memory over an hour of samples.
 
-    python tests/benchmarks/bench_monitor.py [--seconds 20] [--gpus 1] [--hour]
+    python tests/benchmarks/bench_monitor.py [--seconds 20] [--gpus 1] [--hour] [--directory PATH]
 
 Each row is a process of its own that does nothing else for so long: the CPU time of the whole
 process (all threads, the store's too) is set against the time. ``idle`` is a process that only
@@ -136,8 +136,9 @@ def main() -> None:
     parser.add_argument("--hour", action="store_true")
     parser.add_argument("--child", choices=KINDS)
     parser.add_argument("--interval", type=float, default=1.0)
+    parser.add_argument("--directory", type=Path, help="where the stores are made and removed")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as home:
+    with tempfile.TemporaryDirectory(dir=options.directory) as home:
         if options.child:
             child(options.child, options.interval, options.seconds, options.gpus, home)
             return
@@ -150,6 +151,7 @@ def main() -> None:
             line = [
                 sys.executable, str(Path(__file__)), "--child", kind, "--interval", str(1 / rate),
                 "--seconds", str(options.seconds), "--gpus", str(options.gpus),
+                *(["--directory", str(options.directory)] if options.directory else []),
             ]  # fmt: skip
             done = subprocess.run(line, capture_output=True, text=True, check=True)
             seen = json.loads(done.stdout)

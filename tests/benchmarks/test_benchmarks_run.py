@@ -30,6 +30,7 @@ TINY = {
             "4 models",
         ],
     ),
+    "bench_monitor.py": (["--seconds", "0.5"], ["psutil", "monitor+store", "10 Hz"]),
     "bench_speed.py": (["--help"], ["usage"]),
     "bench_soak.py": (
         ["--rate", "500", "--seconds", "1", "--writers", "2", "--readers", "1", "--rows", "1000"],
