@@ -18,6 +18,7 @@ from ravenxterm_lab.models.workbench import Workbench
 from ravenxterm_lab.preferences import UserPreferences
 from ravenxterm_lab.runtimes import LoadOptions
 from ravenxterm_lab.tables import Card, Displayed, Table
+from ravenxterm_lab.trash import Comparison
 from ravenxterm_lab.units import format_bytes, format_count, format_number
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class ModelRegistry(Displayed, Housekeeping):
         self._bench = workbench or Workbench.shared(home)
         self._sources = sources_for(models_dir, self._bench.paths)
         self._cache = ScanCache()
+        self._comparison = Comparison()
         self._models: dict[str, ModelMetadata] | None = None
         self._preferences = preferences
         self._recalled = False

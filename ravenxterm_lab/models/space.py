@@ -27,7 +27,9 @@ _MIDDLE = (False, True, False)
 
 @dataclass(frozen=True, slots=True)
 class ModelCopy:
-    """Another place of a model than the one that would be kept.
+    """Another place of a model than the one that would be kept, told by header and samples.
+
+    Whether it has the same bytes throughout is seen when ``registry.trash`` is given it.
 
     Attributes
     ----------
@@ -225,7 +227,8 @@ class SpaceReport(Displayed):
         note = (
             "Uses are those that were recorded here; what other programs use is not seen. "
             "Nothing was changed: registry.trash(name) moves a model to the trash, "
-            "restore(name) brings it back, and only empty_trash deletes."
+            "restore(name) brings it back, and only empty_trash deletes. Copies are told by header "
+            "and samples; trash compares all their bytes before it moves one as a copy."
         )
         days = f"{self.unused_days:g} days"
         copies = sum(

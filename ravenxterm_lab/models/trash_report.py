@@ -36,7 +36,7 @@ class TrashItem:
         What ``restore`` takes; None when nothing was moved.
     state : str
         ``"planned"``, ``"complete"``, ``"moving"``, ``"interrupted"``, ``"damaged"`` or
-        ``"restored"``.
+        ``"restored"``; ``"left"`` where it is, because it is not the copy that it was taken for.
     time : datetime or None
         When it was trashed (UTC, without a zone).
     notes : tuple of str
@@ -99,7 +99,8 @@ class TrashReport(Displayed):
             header.pop(4)
             for row in rows:
                 row.pop(4)
-        count = format_number(len(self.items), "entry").replace("entrys", "entries")
+        taken = sum(one.state != "left" for one in self.items)
+        count = format_number(taken, "entry").replace("entrys", "entries")
         notes = {
             "moved to the trash": "restore(id) brings it back; empty_trash(confirm=True) deletes.",
             "would be moved to the trash": "Nothing was changed.",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.exceptions import TrashError, UnknownModelError, did_you_mean
 from ravenxterm_lab.metadata import ModelMetadata
+from ravenxterm_lab.models.space import ModelCopy
 from ravenxterm_lab.models.space_reading import read_space
 from ravenxterm_lab.models.trash_report import TrashItem, TrashReport
 from ravenxterm_lab.tables import printable
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ravenxterm_lab.discovery import ScanCache, Source
     from ravenxterm_lab.models.space import SpaceReport
     from ravenxterm_lab.models.workbench import Workbench
-    from ravenxterm_lab.trash import Holding, Item, Plan
+    from ravenxterm_lab.trash import Comparison, Holding, Item, Plan
 
 __all__ = ["Housekeeping"]
 
@@ -35,6 +36,7 @@ class Housekeeping:
 
     _bench: Workbench
     _cache: ScanCache
+    _comparison: Comparison
     _sources: list[Source]
 
     if TYPE_CHECKING:
@@ -55,7 +57,8 @@ class Housekeeping:
         Returns
         -------
         SpaceReport
-            By model, those that free the most first.
+            By model, those that free the most first. Copies are told by their header and by
+            samples; ``trash`` compares all of their bytes before it takes one for a copy.
 
         Raises
         ------
@@ -69,7 +72,7 @@ class Housekeeping:
 
     def trash(
         self,
-        names: str | os.PathLike[str] | ModelMetadata | Iterable[Any],
+        names: str | os.PathLike[str] | ModelMetadata | ModelCopy | Iterable[Any],
         *,
         everywhere: bool = False,
         dry_run: bool = False,
@@ -77,13 +80,16 @@ class Housekeeping:
         """Move models to the trash, from where ``restore`` brings them back.
 
         The files move by renaming, on their own file system. What another model, revision or
-        tag uses stays, and so do other places of the same model: the report says so.
+        tag uses stays, and so do other places of the same model: the report says so. What is
+        taken for a copy is first compared with what it is a copy of, byte by byte; if it differs,
+        it is left, and the report says so.
 
         Parameters
         ----------
-        names : str, path, ModelMetadata, or several of them
-            Models by name; the path of a copy or of a leftover that ``space`` lists, for just
-            that; or the id of an interrupted move, to complete it.
+        names : str, path, ModelMetadata, ModelCopy, or several of them
+            Models by name; copies that ``space`` lists, such as all of ``space().copies``, each
+            under all of its names; the path of one place or of a leftover, for just that, copy
+            or not; or the id of an interrupted move, to complete it.
         everywhere : bool
             Take every place of a model, its copies too.
         dry_run : bool
@@ -107,11 +113,17 @@ class Housekeeping:
         asked = _several(names)
         to_finish = [one for name, one in cut_short.items() if name in asked]
         plans: list[tuple[str, Plan, tuple[str, ...]]] = []
+        left_alone: list[TrashItem] = []
         left = stock
         for one in asked:
             if one in cut_short:
                 continue
             name, holdings, notes = self._wanted(stock, one, everywhere=everywhere)
+            if not holdings:
+                assert isinstance(one, ModelCopy)
+                left_alone.append(
+                    TrashItem(name, one.path, one.source, (), 0, None, "left", None, notes)
+                )
             there = [place for place in holdings if left.has(place)]
             if there:
                 plan = left.plan(there)
@@ -123,25 +135,25 @@ class Housekeeping:
                 left = left.without(plan.holdings)
         if not dry_run:
             to_finish = [trash.finish(one.id) for one in to_finish]
-        items = [_item(one, one.state) for one in to_finish]
+        moved = [_item(one, one.state) for one in to_finish]
         for name, plan, notes in plans:
             if dry_run:
-                items.append(_planned(name, plan, notes))
+                moved.append(_planned(name, plan, notes))
                 continue
             try:
                 done = trash.put(plan, name=name, in_use=self._in_use)
             except TrashError as error:
-                if not items:
+                if not moved:
                     raise
-                before = ", ".join(one.name for one in items)
+                before = ", ".join(one.name for one in moved)
                 raise TrashError(f"{error} In the trash already: {before}.") from error
-            items.extend(_item(one, one.state, notes) for one in done)
-        if items and not dry_run:
+            moved.extend(_item(one, one.state, notes) for one in done)
+        if moved and not dry_run:
             self._bench.messages.add(
-                "info", "trash", f"Moved to the trash: {', '.join(one.name for one in items)}."
+                "info", "trash", f"Moved to the trash: {', '.join(one.name for one in moved)}."
             )
         action = "would be moved to the trash" if dry_run else "moved to the trash"
-        return TrashReport(action, tuple(items))
+        return TrashReport(action, (*moved, *left_alone))
 
     def trashed(self) -> TrashReport:
         """Return what is in the trash, the oldest first."""
@@ -235,8 +247,9 @@ class Housekeeping:
                     f"{printable(model.name)} is no longer what was scanned, or is gone. Scan "
                     "again; nothing was moved."
                 )
-            taken = places if everywhere else places[:1]
-            return model.name, taken, _elsewhere(places[len(taken) :], stock, taken)
+            return model.name, *self._chosen(stock, places[0], places, everywhere=everywhere)
+        if isinstance(name, ModelCopy):
+            return name.model, *self._copy(stock, name)
         if isinstance(name, (str, os.PathLike)):
             place = stock.at(Path(os.path.abspath(os.fspath(name))))  # noqa: PTH100 - tidies ".."
             if place is not None:
@@ -256,9 +269,30 @@ class Housekeeping:
         named = (m for m in self.available_models.values() if (m.model_type, m.fingerprint) == mark)
         name = next(named, place.model).name
         places = stock.of(place.model)
-        taken = places if everywhere else [place]
-        others = [one for one in places if one not in taken]
-        return name, taken, _elsewhere(others, stock, taken)
+        return name, *self._chosen(stock, place, places, everywhere=everywhere)
+
+    def _chosen(
+        self, stock: Stock, first: Holding, places: Sequence[Holding], *, everywhere: bool
+    ) -> tuple[list[Holding], tuple[str, ...]]:
+        """Return one place, with its true copies if they go too, and what is said of others."""
+        copies, notes = self._comparison.copies(first, (one for one in places if one != first))
+        if everywhere:
+            return [first, *copies], notes
+        return [first], (*_elsewhere(copies, stock, [first]), *notes)
+
+    def _copy(self, stock: Stock, copy: ModelCopy) -> tuple[list[Holding], tuple[str, ...]]:
+        """Return the names of a copy that are one of what would be kept, and why others are not."""
+        there = [one for path in (copy.path, *copy.names) if (one := stock.at(path)) is not None]
+        model = there[0].model if there else None
+        places = stock.of(model) if model is not None else []
+        kept = next((one for one in places if one not in there), None)
+        if kept is None:
+            raise TrashError(
+                f"{printable(copy.path)} is gone, or is the only place of {printable(copy.model)} "
+                "by now. See space() again; nothing was moved."
+            )
+        taken, notes = self._comparison.copies(kept, (one for one in there if one in places))
+        return taken, (*(_elsewhere([kept], stock, taken) if taken else ()), *notes)
 
     def _in_use(self, items: Sequence[Item]) -> list[str]:
         """Return why files are in use: loaded here, open in another process, or being written."""
