@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.estimation import Estimator, cached_share, model_key
+from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.models.predicting import record_forecast, record_memory
 from ravenxterm_lab.runtimes import LoadReport
 
@@ -15,9 +16,11 @@ if TYPE_CHECKING:
     from ravenxterm_lab.models.workbench import Workbench
     from ravenxterm_lab.runtimes import LoadOptions, Runtime
 
-__all__ = ["BeforeLoad", "estimate_load", "record_load"]
+__all__ = ["BeforeLoad", "estimate_load", "past_uses", "record_load"]
 
 _MOST_UNDER_WAY = 16
+#: Older uses have faded from the pattern that the pool learns.
+_PAST_USES = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,22 @@ def estimate_load(bench: Workbench, model: ModelMetadata, options: LoadOptions) 
     while len(bench.before_load) > _MOST_UNDER_WAY:
         bench.before_load.pop(next(iter(bench.before_load)), None)
     return before.estimator.memory(model, options).total_bytes
+
+
+def past_uses(bench: Workbench) -> list[tuple[str, str, str]]:
+    """Return runtime, model and settings of the last executions here, oldest first."""
+    try:
+        rows = bench.store.sql(
+            "SELECT runtime, fingerprint, settings FROM executions WHERE hardware = ? "
+            "AND runtime IS NOT NULL AND fingerprint IS NOT NULL AND settings IS NOT NULL "
+            "ORDER BY ts DESC, seq DESC LIMIT ?",
+            [bench.hardware.fingerprint, _PAST_USES],
+        ).fetchall()
+    except StoreError as error:
+        text = f"What is likely to be needed next is not known, history cannot be read: {error}"
+        bench.messages.add("warning", "store", text)
+        return []
+    return [(runtime, model, settings) for runtime, model, settings in reversed(rows)]
 
 
 def record_load(

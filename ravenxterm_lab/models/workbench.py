@@ -11,7 +11,7 @@ from ravenxterm_lab.config import Paths, paths
 from ravenxterm_lab.estimation import Estimator, HistoryReader
 from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.hardware import HardwareProfile
-from ravenxterm_lab.models.loading import BeforeLoad, estimate_load, record_load
+from ravenxterm_lab.models.loading import BeforeLoad, estimate_load, past_uses, record_load
 from ravenxterm_lab.models.messages import MessageLog
 from ravenxterm_lab.models.monitoring import Monitoring
 from ravenxterm_lab.preferences import UserPreferences
@@ -122,6 +122,7 @@ class Workbench:
             estimate=partial(estimate_load, self),
             keep_alive=lambda: self.preferences.keep_alive_seconds,
             on_load=partial(record_load, self),
+            past=partial(past_uses, self),
         )
 
     def resident(self) -> tuple[frozenset[str], int]:

@@ -1,10 +1,8 @@
 """The models that are in memory: one process-wide pool with a budget.
 
 A load asks for a prediction first and makes room by unloading idle models, never one in
-use. What goes is decided by GreedyDual-Size (Cao and Irani, "Cost-Aware WWW Proxy Caching
-Algorithms", USENIX 1997): each use gives a model the credit ``L + load seconds / bytes``;
-the least credit goes, and ``L`` rises to it, so that a model that is dear to reload stays
-longer, and one that is never used again goes in the end.
+use. Those go whose loss is expected to cost the least: the seconds that a load took, times how
+soon it is likely to be needed again (see `UsePattern`).
 """
 
 from __future__ import annotations
@@ -19,18 +17,19 @@ from typing import TYPE_CHECKING
 
 from ravenxterm_lab.exceptions import FailureKind, RuntimeFailureError
 from ravenxterm_lab.runtimes.base import LoadOptions
+from ravenxterm_lab.runtimes.eviction import Candidate, UsePattern, least_loss
 from ravenxterm_lab.units import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from ravenxterm_lab.metadata import ModelMetadata
     from ravenxterm_lab.runtimes.base import LoadedModel, LoadReport, MemoryUse, Runtime
+    from ravenxterm_lab.runtimes.eviction import Key
 
     OnLoad = Callable[
         [ModelMetadata, Runtime, LoadOptions, LoadReport | RuntimeFailureError, int | None], None
     ]
-    Key = tuple[str, str, str]
 
 __all__ = ["ModelPool", "Resident"]
 
@@ -75,11 +74,21 @@ class _Entry:
         self.loaded: LoadedModel | None = None
         self.in_use = 1
         self.last_used = 0.0
-        self.credit = 0.0
 
     def held(self) -> int:
-        """Bytes to count: what is measured, or what is reserved while it loads."""
-        return self.reserved if self.loaded is None else self.loaded.memory().total
+        """Bytes to count: what is measured, or what is reserved if that is more.
+
+        A model takes pages as it runs: what it holds after its load is not yet all of it.
+        """
+        return self.reserved if self.loaded is None else max(self._measured(), self.reserved)
+
+    @property
+    def load_seconds(self) -> float:
+        """What its load took (s)."""
+        return 0.0 if self.loaded is None else self.loaded.report.seconds
+
+    def _measured(self) -> int:
+        return 0 if self.loaded is None else self.loaded.memory().total
 
 
 class ModelPool:
@@ -100,6 +109,9 @@ class ModelPool:
     on_load : callable, optional
         Told about each load: model, runtime, options, its `LoadReport` or the failure, and
         the predicted bytes. Called without any lock held.
+    past : callable, optional
+        Returns the uses before this pool, oldest first: runtime, fingerprint (or path) and
+        settings of each. Asked once, at the first load, without any lock held.
     clock : callable, optional
         Seconds that never go back.
     """
@@ -111,6 +123,7 @@ class ModelPool:
         estimate: Callable[[ModelMetadata, LoadOptions], int | None],
         keep_alive: Callable[[], float] = lambda: math.inf,
         on_load: OnLoad | None = None,
+        past: Callable[[], Iterable[Key]] = tuple,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._budget = budget
@@ -120,7 +133,8 @@ class ModelPool:
         self._clock = clock
         self._changed = threading.Condition()
         self._entries: dict[Key, _Entry] = {}
-        self._inflation = 0.0
+        self._past = past
+        self._pattern: UsePattern | None = None
         self._timer: threading.Thread | None = None
         self._closed = False
         atexit.register(self.close)
@@ -226,7 +240,11 @@ class ModelPool:
     ) -> tuple[_Entry, bool]:
         key = (runtime.name, model.fingerprint or str(model.path), options.settings)
         predicted = self._estimate(model, options)
+        learned = UsePattern(self._past()) if self._pattern is None else self._pattern
         with self._changed:
+            # Another thread may have come first, and its uses count.
+            self._pattern = self._pattern or learned
+            self._pattern.use(key)
             while (entry := self._entries.get(key)) is not None and entry.loaded is None:
                 self._changed.wait()  # another thread loads it right now
             self._refuse_if_closed(model)
@@ -252,7 +270,6 @@ class ModelPool:
             with self._changed:
                 closed = self._closed
                 entry.loaded = loaded
-                self._give_credit(entry)
                 self._changed.notify_all()
                 self._start_timer()
         except BaseException as error:
@@ -279,7 +296,6 @@ class ModelPool:
         with self._changed:
             entry.in_use -= 1
             entry.last_used = self._clock()
-            self._give_credit(entry)
             loaded = entry.loaded
             unwanted = loaded is not None and (not loaded.alive or self._keep_alive() <= 0)
             if unwanted and not entry.in_use:
@@ -291,10 +307,6 @@ class ModelPool:
             if gone.loaded is not None:
                 gone.loaded.unload()
 
-    def _give_credit(self, entry: _Entry) -> None:
-        if entry.loaded is not None:
-            entry.credit = self._inflation + entry.loaded.report.seconds / max(1, entry.held())
-
     def _make_room(self, wanted: _Entry) -> list[_Entry]:
         budget = self._budget()
         held = {key: entry.held() for key, entry in self._entries.items()}
@@ -303,15 +315,16 @@ class ModelPool:
         if fixed + wanted.reserved > budget:
             # Fail before anything is unloaded: it would go for nothing.
             raise self._no_room(wanted, budget, held)
-        idle.sort(key=lambda key: (self._entries[key].credit, self._entries[key].last_used))
-        victims = []
-        total = sum(held.values())
-        while total + wanted.reserved > budget:
-            key = idle.pop(0)
-            total -= held[key]
-            self._inflation = max(self._inflation, self._entries[key].credit)
-            victims.append(self._entries.pop(key))
-        return victims
+        excess = sum(held.values()) + wanted.reserved - budget
+        if excess <= 0:
+            return []
+        expected = self._pattern.expected() if self._pattern is not None else {}
+        idle.sort(key=lambda key: self._entries[key].last_used)
+        choice = [
+            Candidate(key, held[key], expected.get(key, 0.0) * self._entries[key].load_seconds)
+            for key in idle
+        ]
+        return [self._entries.pop(item.key) for item in least_loss(choice, excess)]
 
     def _no_room(self, wanted: _Entry, budget: int, held: dict[Key, int]) -> RuntimeFailureError:
         holders = [

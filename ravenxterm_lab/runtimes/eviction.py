@@ -1,0 +1,173 @@
+"""Which idle models go when room is needed: those whose loss is expected to cost the least.
+
+How soon a model is likely to be needed again is learned from the order of uses: what usually
+follows what (a first-order Markov chain), and, where little is known of that, how often and how
+lately each was used (a decayed count, as in LRFU: Lee et al., "LRFU: A Spectrum of Policies",
+IEEE Transactions on Computers 50(12), 2001). The expected number of its uses from here on, each
+step ahead counting less than the one before, is the successor representation of the chain
+(Dayan, "Improving Generalization for Temporal Difference Learning", Neural Computation 5, 1993).
+``tests/benchmarks/bench_eviction.py`` holds it against LRU, LFU, GreedyDual-Size and the
+offline optimum; the constants are the best of a coarse grid there.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+__all__ = ["Candidate", "Key", "UsePattern", "least_loss"]
+
+#: Runtime, model and settings: what is loaded apart is counted apart.
+Key = tuple[str, str, str]
+
+#: What an earlier use still counts, by each use since.
+_MEMORY = 0.7
+#: What an earlier successor of a model still counts, by each further use of that model.
+_ROW_MEMORY = 0.8
+#: As many observed successors as this weigh as much as the decayed counts.
+_BACKOFF = 1.0
+#: What a use one step later counts, and the steps that are looked ahead.
+_DISCOUNT = 0.6
+_STEPS = 8
+#: Up to so many idle models the best choice is found by trying all; beyond, greedily.
+_EXHAUSTIVE = 12
+
+
+class UsePattern:
+    """What was used in which order, with the past fading.
+
+    Parameters
+    ----------
+    past : iterable of Key
+        Earlier uses, oldest first.
+
+    Examples
+    --------
+    >>> a, b, c = (("fake", name, "") for name in "abc")
+    >>> expected = UsePattern([a, b, a, b, a, c, a]).expected()
+    >>> expected[b] > expected[c]
+    True
+    """
+
+    def __init__(self, past: Iterable[Key] = ()) -> None:
+        self._counts: defaultdict[Key, float] = defaultdict(float)
+        self._after: defaultdict[Key, defaultdict[Key, float]] = defaultdict(_zeros)
+        self._last: Key | None = None
+        for key in past:
+            self.use(key)
+
+    def use(self, key: Key) -> None:
+        """Take note of one more use."""
+        _add(self._counts, key, _MEMORY)
+        # What is used several times on end is resident meanwhile: it says nothing of what goes.
+        if self._last is not None and self._last != key:
+            _add(self._after[self._last], key, _ROW_MEMORY)
+        self._last = key
+
+    def expected(self) -> Mapping[Key, float]:
+        """Return the expected discounted number of uses of each key, from the last use on."""
+        expected: defaultdict[Key, float] = defaultdict(float)
+        if self._last is None:
+            return expected
+        total = sum(self._counts.values())
+        often = {key: count / total for key, count in self._counts.items()}
+        state: Mapping[Key, float] = {self._last: 1.0}
+        worth = 1.0
+        for _ in range(_STEPS):
+            state = self._step(state, often)
+            for key, chance in state.items():
+                expected[key] += worth * chance
+            worth *= _DISCOUNT
+        return expected
+
+    def _step(self, state: Mapping[Key, float], often: Mapping[Key, float]) -> dict[Key, float]:
+        following: defaultdict[Key, float] = defaultdict(float)
+        unseen = 0.0
+        for here, chance in state.items():
+            row: Mapping[Key, float] = self._after.get(here, {})
+            share = chance / (sum(row.values()) + _BACKOFF)
+            for there, count in row.items():
+                following[there] += share * count
+            unseen += share * _BACKOFF
+        for there, frequency in often.items():
+            following[there] += unseen * frequency
+        return following
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An idle model that could go.
+
+    Attributes
+    ----------
+    key : Key
+        Which.
+    bytes : int
+        What unloading it frees.
+    loss : float
+        Seconds of reloading that are expected if it goes.
+    """
+
+    key: Key
+    bytes: int
+    loss: float
+
+
+def least_loss(idle: Sequence[Candidate], needed: int) -> tuple[Candidate, ...]:
+    """Return the idle models to unload, so that their bytes suffice and the loss is least.
+
+    Parameters
+    ----------
+    idle : sequence of Candidate
+        Of equal choices, the earlier ones go.
+    needed : int
+        Bytes to free.
+
+    Raises
+    ------
+    ValueError
+        If all of them together do not suffice.
+
+    Examples
+    --------
+    >>> small, large = Candidate(("r", "s", ""), 10, 1.0), Candidate(("r", "l", ""), 90, 1.5)
+    >>> [item.key[1] for item in least_loss([small, large], 80)]
+    ['l']
+    """
+    if sum(item.bytes for item in idle) < needed:
+        raise ValueError(f"{needed} bytes cannot be freed by unloading {len(idle)} idle models.")
+    if len(idle) <= _EXHAUSTIVE:
+        choices = (
+            chosen
+            for count in range(len(idle) + 1)
+            for chosen in combinations(idle, count)
+            if sum(item.bytes for item in chosen) >= needed
+        )
+        return min(choices, key=lambda chosen: (sum(item.loss for item in chosen), len(chosen)))
+    going: list[Candidate] = []
+    freed = 0
+    for item in sorted(idle, key=lambda item: item.loss / max(1, item.bytes)):
+        if freed >= needed:
+            break
+        going.append(item)
+        freed += item.bytes
+    for item in sorted(going, key=lambda item: item.loss, reverse=True):
+        if freed - item.bytes >= needed:
+            going.remove(item)
+            freed -= item.bytes
+    return tuple(going)
+
+
+def _zeros() -> defaultdict[Key, float]:
+    return defaultdict(float)
+
+
+def _add(counts: defaultdict[Key, float], key: Key, memory: float) -> None:
+    for other in counts:
+        counts[other] *= memory
+    counts[key] += 1.0
