@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, overload
 
 from ravenxterm_lab.exceptions import StoreError
-from ravenxterm_lab.tables import Card, Displayed, Table
+from ravenxterm_lab.tables import Card, Displayed, Table, printable
 
 if TYPE_CHECKING:
     from ravenxterm_lab.store import Store
@@ -32,14 +32,14 @@ class Message:
     text: str
 
     def __str__(self) -> str:
-        return f"[{self.level}] {self.text}"
+        return f"[{self.level}] {_line(self.text)}"
 
 
 class MessageLog(Displayed, Sequence[Message]):
     """The last thousand messages of this process, oldest first.
 
-    Each is also logged under ``ravenxterm_lab`` and recorded in the store. May be used from
-    any thread.
+    Each is also logged under ``ravenxterm_lab``, on one line and without control characters,
+    and recorded in the store as it is. May be used from any thread.
     """
 
     def __init__(self, store: Store | None = None) -> None:
@@ -64,7 +64,8 @@ class MessageLog(Displayed, Sequence[Message]):
         if self._kept and (self._kept[-1].subject, self._kept[-1].text) == (subject, text):
             return self._kept[-1]
         self._kept.append(message)
-        _LOGGER.log(_LEVELS[level], "%s", text)
+        # A handler writes it as it is, to a terminal or a file of lines.
+        _LOGGER.log(_LEVELS[level], "%s", _line(text))
         if self._store is not None:
             try:
                 self._store.record("messages", level=level, subject=subject, text=text)
@@ -93,3 +94,8 @@ class MessageLog(Displayed, Sequence[Message]):
         rows = [[f"{m.time:%H:%M:%S}", m.level, m.text] for m in list(self._kept)[-20:]]
         note = f"{len(self)} kept, the last {len(rows)} shown; times are UTC"
         return Card("Messages", note, [Table(["time", "level", "message"], rows)])
+
+
+def _line(text: str) -> str:
+    """Return a text on one line, without what a file's name could make a terminal do."""
+    return printable(" ".join(text.splitlines()))

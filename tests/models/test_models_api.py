@@ -308,6 +308,22 @@ def test_a_message_about_an_undecodable_name_is_kept_and_recorded(bench: Workben
     assert rows == [("a?", "cannot read b?")]
 
 
+def test_a_message_cannot_forge_a_line_of_the_log(
+    bench: Workbench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Line breaks and escape codes of a file's name reach the store, but no log or terminal."""
+    text = "Skipped: a\nERROR all is lost\r\x1b[2J\x1b]0;title\x07\u2028\u202eb.gguf (truncated)"
+    with caplog.at_level("INFO", logger="ravenxterm_lab"):
+        kept = bench.messages.add("info", "registry", text)
+    logged = caplog.messages[-1]
+    for shown in (logged, str(kept)):
+        assert len(shown.splitlines()) == 1
+        assert not any(mark in shown for mark in "\n\r\x1b\x07\u2028\u202e")
+        assert "a ERROR all is lost" in shown
+    assert kept.text == text
+    assert bench.store.sql("SELECT text FROM messages").fetchall() == [(text,)]
+
+
 def test_two_managers_do_not_write_over_each_other_s_preferences(
     directory: Path, bench: Workbench, home: Path
 ) -> None:
