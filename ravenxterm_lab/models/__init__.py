@@ -5,6 +5,7 @@ from __future__ import annotations
 from ravenxterm_lab.estimation import Calibration
 from ravenxterm_lab.hardware import HardwareProfile
 from ravenxterm_lab.metadata import HardwareType, ModelMetadata, ModelType
+from ravenxterm_lab.models.benchmark_report import BenchmarkReport
 from ravenxterm_lab.models.estimate import Estimate, Estimates
 from ravenxterm_lab.models.history import PerformanceHistory
 from ravenxterm_lab.models.manager import ModelManager
@@ -21,6 +22,7 @@ from ravenxterm_lab.selection import Recommendation, Recommendations
 __all__ = [
     "AccuracyPreference",
     "AdaptiveModelSelector",
+    "BenchmarkReport",
     "Calibration",
     "Estimate",
     "Estimates",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.exceptions import PreferenceError, RequirementError
 from ravenxterm_lab.metadata import ModelMetadata
+from ravenxterm_lab.models.benchmarking import choose_models, run_benchmark
 from ravenxterm_lab.models.cleaning import clean
 from ravenxterm_lab.models.estimating import Estimating
 from ravenxterm_lab.models.history import PerformanceHistory, read_history
@@ -32,7 +33,9 @@ from ravenxterm_lab.tables import Card, Displayed
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Executor
 
+    from ravenxterm_lab.models.benchmark_report import BenchmarkReport
     from ravenxterm_lab.models.messages import MessageLog
     from ravenxterm_lab.models.monitoring import RecordingMonitor
     from ravenxterm_lab.preferences import UserPreferences
@@ -349,6 +352,81 @@ class ModelManager(Displayed, Estimating):
         """
         identity = run.execution if isinstance(run, RunReport) else run
         record_feedback(self._bench, identity, quality, note)
+
+    def benchmark(
+        self,
+        task: str,
+        models: ModelMetadata | str | Sequence[ModelMetadata | str] | None = None,
+        inputs: Any = None,
+        repeats: int = 3,
+        *,
+        quality: bool = False,
+        parameters: Mapping[str, Any] | None = None,
+        executor: Executor | None = None,
+        seed: int = 0,
+        timeout: float | None = None,
+        progress: bool = True,
+    ) -> BenchmarkReport:
+        """Run models side by side: in rounds, in a random order, each freshly loaded in each.
+
+        The first run after a load is kept out of the warm numbers. Every run is recorded as an
+        ordinary execution, a failure too. Interrupted, it keeps what is done, and the same call
+        goes on from there; finished, the same call measures anew. Idle models are unloaded.
+
+        Parameters
+        ----------
+        task : str
+            Such as ``"text_generation"``.
+        models : name, ModelMetadata or sequence of them, optional
+            By default every registered model that can do the task here.
+        inputs : object, optional
+            One input or a list of them, as ``run`` takes them; a built-in few by default.
+        repeats : int
+            Rounds.
+        quality : bool
+            Ask the built-in questions of the task too, once a model (see
+            ``ravenxterm_lab.quality``); their scores are what selection learns from.
+        parameters : mapping, optional
+            For the engine, such as ``{"max_tokens": 64}``.
+        executor : concurrent.futures.Executor, optional
+            Runs the visits to the models, several at a time if it has several workers (which
+            disturb each other on one machine): threads, processes, or
+            ``dask.distributed.Client(…).get_executor()``. Its workers need this package, and
+            the models under the same paths.
+        seed : int
+            Of the order.
+        timeout : float, optional
+            Seconds for each run.
+        progress : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        BenchmarkReport
+            Medians with intervals, scores, failures; ``.pl()``, ``.df()``.
+
+        Raises
+        ------
+        NoSuitableModelError
+            If no model can do the task here.
+        RequirementError
+            On an unknown task or parameter, or inputs of the wrong kind.
+        UnknownModelError
+            If no model has a name that was given.
+        """
+        task = normalize_task(task)
+        if isinstance(models, str):
+            models = self.registry.get(models)
+        elif models is not None and not isinstance(models, ModelMetadata):
+            models = [self.registry.get(m) if isinstance(m, str) else m for m in models]
+        chosen, left_out = choose_models(
+            self.selector, self.registry.available_models, task, models
+        )
+        return run_benchmark(
+            self._bench, task, chosen, left_out,
+            inputs=inputs, repeats=repeats, quality=quality, parameters=parameters,
+            executor=executor, seed=seed, timeout=timeout, progress=progress,
+        )  # fmt: skip
 
     # -- history and state -------------------------------------------------------------------
 

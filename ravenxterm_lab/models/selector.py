@@ -157,6 +157,15 @@ class AdaptiveModelSelector:
         self._last = ranked
         return Selection(self._record(ranked, wanted), ranked, options)
 
+    def candidates(
+        self, models: Sequence[ModelMetadata], wanted: TaskRequirements
+    ) -> tuple[Recommendations, dict[str, LoadOptions]]:
+        """Rank models without exploring, and return the options to load each with.
+
+        Nothing is recorded, and ``why_not`` still speaks of the last ranking.
+        """
+        return self._rank(models, wanted, explore=False)
+
     def why_not(self, name: str) -> WhyNot:
         """Say why a model is not first in the last ranking, and what would change that.
 
