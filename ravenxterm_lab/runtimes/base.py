@@ -65,6 +65,9 @@ class LoadOptions:
         Prompt tokens that are processed at a time.
     seed : int
         For sampling, where a run does not give its own.
+    memory_limit : int or None
+        Bytes of private memory that its process may take above its idle state, where the system
+        can enforce it (see `limit_memory`); None for no limit. It is no part of the settings.
 
     Raises
     ------
@@ -84,6 +87,7 @@ class LoadOptions:
     kv_type: str = "f16"
     batch_size: int = 512
     seed: int = 0
+    memory_limit: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -92,9 +96,10 @@ class LoadOptions:
             ("gpu_layers", 0),
             ("batch_size", 1),
             ("seed", 0),
+            ("memory_limit", 1),
         ):
             value = getattr(self, name)
-            if value is None and name in {"context_length", "threads"}:
+            if value is None and name in {"context_length", "threads", "memory_limit"}:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise RequirementError(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.exceptions import FailureKind
 from ravenxterm_lab.runtimes.base import MemoryUse
-from ravenxterm_lab.runtimes.process import peak_bytes, process_memory
+from ravenxterm_lab.runtimes.process import limit_memory, peak_bytes, process_memory
 from ravenxterm_lab.runtimes.protocol import ProtocolError, read_frame, write_frame
 
 if TYPE_CHECKING:
@@ -173,6 +173,8 @@ class _Service:
 
     def answer(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
         if frame.op == "load":
+            if (limit := frame.header.get("memory_limit")) is not None:
+                limit_memory(limit, frame.header["threads"])
             return {"op": "loaded", "facts": self.engine.load(frame.header)}, {}
         if frame.op == "run":
             job = Job(frame, self.stopped, self.out)

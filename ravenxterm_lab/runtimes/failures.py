@@ -15,7 +15,8 @@ _SIGNS: tuple[tuple[FailureKind, re.Pattern[str]], ...] = (
         FailureKind.OUT_OF_MEMORY,
         re.compile(
             r"out of memory|bad_alloc|MemoryError|cannot allocate memory|"
-            r"failed to allocate|unable to allocate|failed to create context with model",
+            r"failed to allocate|unable to allocate|insufficient memory|mem_buffer != NULL|"
+            r"failed to create.context with model|Resource temporarily unavailable",
             re.IGNORECASE,
         ),
     ),
@@ -41,7 +42,9 @@ _SIGNS: tuple[tuple[FailureKind, re.Pattern[str]], ...] = (
     ),
 )
 _LLAMA_ERROR = re.compile(r"^\S+ E (?P<text>.+)$")
-_NO_REASON = re.compile(r"failed to load model|exiting due to|failed to initialize the context$")
+_NO_REASON = re.compile(
+    r"failed to (load model|create.context with model|initialize the context$)|exiting due to"
+)
 
 
 def classify(text: str) -> FailureKind:
@@ -66,7 +69,7 @@ def reason_in_log(lines: list[str]) -> str:
     return chosen[0].partition(": ")[2].strip() or chosen[0] if chosen else ""
 
 
-def describe_exit(returncode: int, log: str) -> tuple[FailureKind, str]:
+def describe_exit(returncode: int, log: str, *, starved: bool = True) -> tuple[FailureKind, str]:
     """Classify the end of a worker process that nobody asked to end.
 
     Parameters
@@ -75,6 +78,8 @@ def describe_exit(returncode: int, log: str) -> tuple[FailureKind, str]:
         As `subprocess` reports it: negative for a signal.
     log : str
         The last lines that the worker printed.
+    starved : bool
+        Whether the system may have killed it for want of memory.
 
     Returns
     -------
@@ -87,6 +92,11 @@ def describe_exit(returncode: int, log: str) -> tuple[FailureKind, str]:
         name = signal.Signals(-returncode).name
     except ValueError:
         name = f"signal {-returncode}"
+    if name == "SIGKILL" and not starved:
+        return FailureKind.RUNTIME_ERROR, (
+            "was killed by SIGKILL, by a person or a service: the kernel counts no kill for want "
+            "of memory"
+        )
     if name == "SIGKILL":
         return FailureKind.OUT_OF_MEMORY, (
             "was killed by SIGKILL, which is what a system does that runs out of memory"

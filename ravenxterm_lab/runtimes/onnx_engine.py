@@ -76,6 +76,15 @@ class OnnxEngine(Engine):
         onnxruntime.disable_telemetry_events()
         onnxruntime.set_default_logger_severity(3)
         self._ort = onnxruntime
+        # An arena that doubles takes address space that it never touches, which would count
+        # against the worker's memory limit: MiniLM in batches of 32 × 256 tokens took 2327 MiB
+        # of private mappings for 1459 MiB, and 1578 for 1487 this way, at the same speed.
+        as_requested = onnxruntime.OrtArenaCfg(0, 1, -1, -1)
+        memory = onnxruntime.OrtMemoryInfo(
+            "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0,
+            onnxruntime.OrtMemType.DEFAULT,
+        )  # fmt: skip
+        onnxruntime.create_and_register_allocator(memory, as_requested)
         self._tokenizers: Any = None
         self._tokenizer: Any = None
         with contextlib.suppress(ImportError):
@@ -92,6 +101,7 @@ class OnnxEngine(Engine):
         options.log_severity_level = 3
         # Threads that wait would spin and take the cores from everybody else.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.use_env_allocators", "1")
         try:
             self._session = self._ort.InferenceSession(
                 request["path"], options, providers=["CPUExecutionProvider"]

@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.exceptions import FailureKind, RuntimeFailureError
@@ -256,7 +256,9 @@ class ModelPool:
             # What is measured later is the whole process, so its empty state counts too.
             reserved = runtime.overhead_bytes + (predicted or model.size_bytes)
             entry = _Entry(model, runtime.name, options.settings, reserved)
-            victims = self._make_room(entry)
+            victims, room = self._make_room(entry)
+            # A worker that takes more than the budget leaves it shall fail, not the machine.
+            limit = max(1, room - runtime.overhead_bytes)
             self._entries[key] = entry
         loaded: LoadedModel | None = None
         try:
@@ -264,7 +266,7 @@ class ModelPool:
             for victim in victims:
                 if victim.loaded is not None:
                     victim.loaded.unload()
-            loaded = runtime.load(model, options)
+            loaded = runtime.load(model, replace(options, memory_limit=limit))
             # Within the `try`: an interrupt in the wait for the lock must not leave an entry
             # that looks as if it were loading for ever.
             with self._changed:
@@ -307,24 +309,26 @@ class ModelPool:
             if gone.loaded is not None:
                 gone.loaded.unload()
 
-    def _make_room(self, wanted: _Entry) -> list[_Entry]:
+    def _make_room(self, wanted: _Entry) -> tuple[list[_Entry], int]:
+        """Take idle models out, and return them with the bytes that the wanted one may take."""
         budget = self._budget()
         held = {key: entry.held() for key, entry in self._entries.items()}
         idle = [key for key, e in self._entries.items() if e.loaded is not None and not e.in_use]
-        fixed = sum(held.values()) - sum(held[key] for key in idle)
-        if fixed + wanted.reserved > budget:
+        room = budget - sum(held.values())
+        if room + sum(held[key] for key in idle) < wanted.reserved:
             # Fail before anything is unloaded: it would go for nothing.
             raise self._no_room(wanted, budget, held)
-        excess = sum(held.values()) + wanted.reserved - budget
-        if excess <= 0:
-            return []
+        if room >= wanted.reserved:
+            return [], room
         expected = self._pattern.expected() if self._pattern is not None else {}
         idle.sort(key=lambda key: self._entries[key].last_used)
         choice = [
             Candidate(key, held[key], expected.get(key, 0.0) * self._entries[key].load_seconds)
             for key in idle
         ]
-        return [self._entries.pop(item.key) for item in least_loss(choice, excess)]
+        going = least_loss(choice, wanted.reserved - room)
+        victims = [self._entries.pop(item.key) for item in going]
+        return victims, room + sum(item.bytes for item in going)
 
     def _no_room(self, wanted: _Entry, budget: int, held: dict[Key, int]) -> RuntimeFailureError:
         holders = [

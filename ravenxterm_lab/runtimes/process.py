@@ -9,7 +9,13 @@ from pathlib import Path
 
 from ravenxterm_lab.runtimes.base import MemoryUse
 
-__all__ = ["peak_bytes", "process_memory", "usable_threads"]
+__all__ = ["limit_memory", "oom_kills", "peak_bytes", "process_memory", "usable_threads"]
+
+#: Address space that is taken and never touched, such as the stacks of threads. Loading and
+#: running the demo models with two threads, private mappings grew by up to 116 MiB more than
+#: resident private memory did (``VmData`` and ``RssAnon``).
+_UNTOUCHED = 128 * 1024 * 1024
+_UNTOUCHED_PER_THREAD = 16 * 1024 * 1024
 
 
 def process_memory(pid: int) -> MemoryUse:
@@ -49,6 +55,58 @@ def peak_bytes() -> int:
     # macOS counts bytes here, every other system kibibytes.
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def limit_memory(extra: int, threads: int) -> bool:
+    """Let this very process take only so much more private memory.
+
+    Mapped weights do not count: the limit is ``RLIMIT_DATA``, which since Linux 4.7 covers
+    private writable mappings (setrlimit(2)), and the system can drop pages of a file anyway. An
+    allocation beyond it fails, as it would on a machine that has no more.
+
+    Parameters
+    ----------
+    extra : int
+        Beyond what is held now (bytes). It counts address space, so that room for what is never
+        touched is added: the limit is exact to about 130 MiB and 16 MiB for each thread.
+    threads : int
+        That will compute.
+
+    Returns
+    -------
+    bool
+        Whether the system enforces it: only Linux does.
+    """
+    held = (_status(os.getpid()) or {}).get("VmData")
+    if held is None or sys.platform != "linux":
+        return False
+    import resource
+
+    wanted = held + extra + _UNTOUCHED + threads * _UNTOUCHED_PER_THREAD
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    if most != resource.RLIM_INFINITY:
+        wanted = min(wanted, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted, most))
+    return True
+
+
+def oom_kills() -> int | None:
+    """Return how many processes the kernel has killed so far for want of memory.
+
+    Returns
+    -------
+    int or None
+        ``oom_kill`` of ``/proc/vmstat``; None where there is none.
+    """
+    try:
+        text = Path("/proc/vmstat").read_text(encoding="ascii")
+    except OSError:
+        return None
+    for line in text.splitlines():
+        name, _, value = line.partition(" ")
+        if name == "oom_kill":
+            return int(value)
+    return None
 
 
 def usable_threads() -> int:

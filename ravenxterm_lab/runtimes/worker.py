@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ravenxterm_lab.exceptions import FailureKind, RuntimeFailureError
 from ravenxterm_lab.runtimes.base import MemoryUse
 from ravenxterm_lab.runtimes.engine import DIRECTORY_VARIABLE
-from ravenxterm_lab.runtimes.process import process_memory
+from ravenxterm_lab.runtimes.process import oom_kills, process_memory
 from ravenxterm_lab.runtimes.protocol import ProtocolError, read_frame, write_frame
 
 if TYPE_CHECKING:
@@ -141,6 +141,7 @@ class WorkerProcess:
                 "Point TMPDIR to a directory that can be written.",
                 FailureKind.RUNTIME_ERROR,
             ) from error
+        self._oom_kills = oom_kills()
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("LLAMA_", "GGML_"))}
         search = [str(Path(entry).absolute()) for entry in sys.path if entry]
         # Last, for a checkout that was found through the current directory.
@@ -195,6 +196,11 @@ class WorkerProcess:
     def returncode(self) -> int | None:
         """Its exit status, negative for a signal; None while it runs."""
         return self._process.poll()
+
+    @property
+    def system_was_starved(self) -> bool:
+        """Whether the kernel killed for want of memory since the start, or does not tell."""
+        return self._oom_kills is None or oom_kills() != self._oom_kills
 
     def send(self, header: Mapping[str, Any], arrays: Mapping[str, Any] | None = None) -> None:
         """Queue one frame; returns at once, and is silent if the process has died."""

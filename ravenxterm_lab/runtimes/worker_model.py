@@ -16,7 +16,7 @@ from ravenxterm_lab.runtimes.failures import classify, describe_exit
 from ravenxterm_lab.runtimes.inputs import check_timeout
 from ravenxterm_lab.runtimes.process import usable_threads
 from ravenxterm_lab.runtimes.worker import WorkerDiedError, WorkerProcess
-from ravenxterm_lab.units import format_seconds
+from ravenxterm_lab.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -102,6 +102,7 @@ class WorkerModel(LoadedModel):
                 context_length=options.context_length,
                 kv_type=options.kv_type,
                 batch_size=options.batch_size,
+                memory_limit=options.memory_limit,
             )
             reply = self._expect(self._number, "load")
         except BaseException:
@@ -316,7 +317,9 @@ class WorkerModel(LoadedModel):
                 f"{self.model.name} was unloaded while it ran.", FailureKind.RUNTIME_ERROR
             )
         log = self.log()
-        kind, how = describe_exit(self._worker.returncode or 0, log)
+        kind, how = describe_exit(
+            self._worker.returncode or 0, log, starved=self._worker.system_was_starved
+        )
         self._worker.kill()
         remedy = (
             "Take a smaller model or context, or free memory"
@@ -325,7 +328,7 @@ class WorkerModel(LoadedModel):
         )
         return RuntimeFailureError(
             f"{self.model.name}: the worker process of {self.runtime} {how} "
-            f"during the {doing}. {remedy}.",
+            f"during the {doing}. {remedy}.{self._limit(kind)}",
             kind,
             log,
         )
@@ -347,10 +350,16 @@ class WorkerModel(LoadedModel):
         verb = "loaded" if doing == "load" else "started" if doing == "start" else "run"
         return RuntimeFailureError(
             f"{self.model.name} could not be {verb} by {self.runtime}: "
-            f"{message.rstrip('.')}. {_REMEDIES[kind]}",
+            f"{message.rstrip('.')}. {_REMEDIES[kind]}{self._limit(kind)}",
             kind,
             "\n".join(log),
         )
+
+    def _limit(self, kind: FailureKind) -> str:
+        limit = self.options.memory_limit
+        if kind is not FailureKind.OUT_OF_MEMORY or limit is None:
+            return ""
+        return f" The budget left it {format_bytes(limit)} of memory."
 
     def _make_report(self, memory: Mapping[str, int], started: float) -> LoadReport:
         if self.log_end is not None:
