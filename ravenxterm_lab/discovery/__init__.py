@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ravenxterm_lab.discovery.apart import tell_apart
 from ravenxterm_lab.discovery.base import Discovery, Skipped, Source
 from ravenxterm_lab.discovery.cache import ScanCache
 from ravenxterm_lab.discovery.collector import pause_collector
@@ -44,6 +45,7 @@ __all__ = [
     "Source",
     "discover",
     "sources_for",
+    "tell_apart",
 ]
 
 
@@ -137,11 +139,11 @@ def discover(
             except (OSError, RavenXTermError) as error:
                 place = next(iter(source.roots()), Path())
                 skipped.append(Skipped(place, clean(str(error), 400), source.name))
-        cache.end()
         models = cache.merged(found)
         if models is None:
-            models = _named(found, sources_of)
+            models = _named(tell_apart(found, cache), sources_of)
             cache.keep_merged(found, models)
+        cache.end()
     finally:
         resume()
         close()

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from ravenxterm_lab.readers import FileFacts, ModelConfig
     from ravenxterm_lab.readers.model_card import ModelCard
 
-__all__ = ["Passing", "Remembered", "ScanCache"]
+__all__ = ["APART", "HEADER", "Passing", "Remembered", "ScanCache"]
+
+#: What the path of a model's first file is followed by where more than its facts is remembered:
+#: the digest of its whole header, and that this told it from another one.
+HEADER, APART = " and its whole header", " told apart by its header"
 
 _T = TypeVar("_T")
 
@@ -65,13 +69,15 @@ class ScanCache:
     budget : Budget
     shared : dict
         Facts and fingerprint of each file that this scan read, by its inode.
+    beside : set of str
+        Paths, each with ``HEADER`` or ``APART``, of which such a thing is remembered.
     cards, configs : dict
         What this scan read of the files that describe models, by their inodes.
     """
 
     __slots__ = (
         "_decoded", "_entries", "_folders", "_folders_seen", "_known", "_lost", "_merged", "_met",
-        "_news", "_seen", "budget", "cards", "configs", "misses", "shared",
+        "_news", "_seen", "beside", "budget", "cards", "configs", "misses", "shared",
     )  # fmt: skip
 
     def __init__(self, budget: Budget | None = None) -> None:
@@ -87,6 +93,7 @@ class ScanCache:
         self.misses = 0
         self.budget = budget or Budget()
         self._merged: tuple[list[ModelMetadata], dict[str, ModelMetadata]] = ([], {})
+        self.beside: set[str] = set()
         self.shared: dict[Hashable, tuple[FileFacts, str]] = {}
         self.cards: dict[Hashable, ModelCard] = {}
         self.configs: dict[Hashable, ModelConfig] = {}
@@ -118,6 +125,8 @@ class ScanCache:
                 del self._entries[key]
                 if isinstance(key, tuple) and key[0] == "facts":
                     self._lost[key[1]] = None
+            if self.beside:
+                self.beside = {path for path in self.beside if ("facts", path) in self._entries}
             for key in self._folders.keys() - self._folders_seen:
                 del self._folders[key]
 
@@ -197,6 +206,28 @@ class ScanCache:
             self._news[path] = (signature, value)
         return value
 
+    def beside_facts(self, path: str, signature: Hashable, compute: Callable[[], Facts]) -> Facts:
+        """Return what is remembered beside the facts of a model; computing it is no miss.
+
+        Parameters
+        ----------
+        path : str
+            The first file, with ``HEADER`` or ``APART``.
+        signature : hashable
+        compute : callable
+            As for ``facts``.
+        """
+        before = self.misses
+        value = self.facts(path, signature, compute)
+        self.misses = before
+        self.beside.add(path)
+        return value
+
+    def signature(self, path: str) -> Hashable:
+        """Return what the facts of a model were read from; None where they were not read here."""
+        known = self._entries.get(("facts", path))
+        return None if known is None else known[0]
+
     def merged(self, found: list[ModelMetadata]) -> dict[str, ModelMetadata] | None:
         """Return what the last scan made of these models, if it found the very same ones.
 
@@ -206,8 +237,10 @@ class ScanCache:
             In the order in which the sources yielded them.
         """
         last, made = self._merged
-        same = len(last) == len(found) and all(map(operator.is_, last, found))
-        return made if same else None
+        if len(last) != len(found) or not all(map(operator.is_, last, found)):
+            return None
+        self._seen.update(("facts", path) for path in self.beside)
+        return made
 
     def keep_merged(self, found: list[ModelMetadata], made: dict[str, ModelMetadata]) -> None:
         """Keep what was made of the models that a scan found.
@@ -230,6 +263,8 @@ class ScanCache:
         for path, signature, facts in rows:
             if isinstance(path, str) and isinstance(signature, str):
                 self._known[path] = (signature, facts)
+                if path.endswith((HEADER, APART)):
+                    self.beside.add(path)
 
     def news(self) -> Iterator[Remembered]:
         """Yield, and forget, what was read since the last call."""

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from ravenxterm_lab.discovery.facts_json import Facts
     from ravenxterm_lab.discovery.grouping import Group
     from ravenxterm_lab.discovery.walk import Folder
+    from ravenxterm_lab.metadata import ModelMetadata
     from ravenxterm_lab.readers import FileFacts, ModelConfig
 
-__all__ = ["DESCRIBING", "external_paths", "mark_of", "read_group"]
+__all__ = ["DESCRIBING", "external_paths", "files_of", "mark_of", "read_group"]
 
 #: What lies beside a model and says something of it.
 DESCRIBING = ("config.json", "adapter_config.json", "modules.json", "README.md")
@@ -97,6 +98,16 @@ def read_group(
         )
         cache.misses = min(cache.misses, before + 1)
     return found
+
+
+def files_of(model: ModelMetadata, cache: ScanCache) -> tuple[Mark | None, ...]:
+    """Return what the files of a model's weights are recognised by, as its facts were read."""
+    signature = cache.signature(str(model.path))
+    paths = model.shards or (model.path,)
+    if isinstance(signature, tuple) and len(signature[1]) == len(paths):
+        marks: tuple[Mark | None, ...] = signature[1]
+        return marks
+    return tuple(_mark(path) for path in paths)
 
 
 def external_paths(directory: Path, facts: FileFacts) -> tuple[Path, ...]:

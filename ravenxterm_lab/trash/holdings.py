@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ravenxterm_lab.discovery.apart import tell_apart
 from ravenxterm_lab.discovery.base import Skipped
 from ravenxterm_lab.discovery.cache import ScanCache
 from ravenxterm_lab.discovery.walk import UNFINISHED
@@ -233,6 +234,8 @@ def take_stock(sources: Iterable[Source], cache: ScanCache | None = None) -> Sto
                 skipped.append((one, root))
             else:
                 found.append((one, root))
+    models = tell_apart([model for model, _ in found], cache)
+    found = [(model, root) for model, (_, root) in zip(models, found, strict=True)]
     cache.end()
     stock = Stock(roots=tuple(dict.fromkeys(roots)), skipped=tuple(one for one, _ in skipped))
     _index(stock, found)
