@@ -9,7 +9,8 @@ steps: layers of a network repeat, and steps in tune with them would meet the sa
 A merged low-rank fine-tune changes a tenth of the weights, in short runs: 64 blocks miss all of
 them once in 850 times, 128 blocks once in 720,000 (0.9⁶⁴ and 0.9¹²⁸). More would cost a disk that
 seeks more than a second a model. Files of one size that differ only outside the samples get one
-fingerprint.
+fingerprint: a scan then compares their headers (``discovery.apart``), and before one goes as a copy
+all of its bytes are compared (``trash.comparing``).
 """
 
 from __future__ import annotations
