@@ -7,10 +7,11 @@ from ravenxterm_lab.hardware import HardwareProfile
 from ravenxterm_lab.metadata import HardwareType, ModelMetadata, ModelType
 from ravenxterm_lab.models.benchmark_report import BenchmarkReport
 from ravenxterm_lab.models.estimate import Estimate, Estimates
+from ravenxterm_lab.models.fallback import FallbackPlan
 from ravenxterm_lab.models.history import PerformanceHistory
 from ravenxterm_lab.models.manager import ModelManager
 from ravenxterm_lab.models.registry import ModelRegistry, ScanReport
-from ravenxterm_lab.models.running import RunReport
+from ravenxterm_lab.models.run_report import RunReport
 from ravenxterm_lab.models.selector import AdaptiveModelSelector
 from ravenxterm_lab.models.space import SpaceReport
 from ravenxterm_lab.models.status import ResourceUsage, SystemStatus
@@ -26,6 +27,7 @@ __all__ = [
     "Calibration",
     "Estimate",
     "Estimates",
+    "FallbackPlan",
     "HardwareProfile",
     "HardwareType",
     "ModelManager",

@@ -24,7 +24,7 @@ from ravenxterm_lab.models.benchmark_visit import (
     lend,
     run_visit,
 )
-from ravenxterm_lab.models.running import no_suitable_model
+from ravenxterm_lab.models.run_report import no_suitable_model
 from ravenxterm_lab.quality import QualityCheck, check_for
 from ravenxterm_lab.requirements import TaskRequirements
 from ravenxterm_lab.store.schema import INTERRUPTED

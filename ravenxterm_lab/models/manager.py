@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ravenxterm_lab.exceptions import PreferenceError, RequirementError
+from ravenxterm_lab.exceptions import PreferenceError
 from ravenxterm_lab.metadata import ModelMetadata
 from ravenxterm_lab.models.benchmarking import choose_models, run_benchmark
 from ravenxterm_lab.models.cleaning import clean
 from ravenxterm_lab.models.estimating import Estimating
 from ravenxterm_lab.models.history import PerformanceHistory, read_history
 from ravenxterm_lab.models.keeping import latest_preferences, saved_preferences
+from ravenxterm_lab.models.planning import Planning, task_requirements
 from ravenxterm_lab.models.recording import check_model, record_feedback, record_metrics
 from ravenxterm_lab.models.registry import ModelRegistry, ScanReport
-from ravenxterm_lab.models.running import (
-    RunReport,
-    TrackedRun,
-    no_suitable_model,
-    run_selection,
-)
+from ravenxterm_lab.models.run_report import RunReport, no_suitable_model
+from ravenxterm_lab.models.running import Request, TrackedRun, run_selection
 from ravenxterm_lab.models.selector import AdaptiveModelSelector
 from ravenxterm_lab.models.status import (
     ResourceUsage,
@@ -46,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["ModelManager"]
 
 
-class ModelManager(Displayed, Estimating):
+class ModelManager(Displayed, Estimating, Planning):
     """Everything in one place: models, preferences, selection, execution, history.
 
     Parameters
@@ -222,8 +219,8 @@ class ModelManager(Displayed, Estimating):
     ) -> RunReport:
         """Select a model, load it, run it, and record the execution.
 
-        A load or a run that fails is recorded, becomes a message, and the next candidate is
-        tried.
+        A load or a run that fails is recorded, becomes a message, and the next step of the
+        plan is tried: the same model with smaller settings, or the next one (see `plan`).
 
         Parameters
         ----------
@@ -252,20 +249,10 @@ class ModelManager(Displayed, Estimating):
         RequirementError
             On an unknown task, requirement or parameter, or input of the wrong kind.
         """
-        wanted = TaskRequirements.parse(requirements, task_type)
-        if wanted.task_type is None:
-            # Without a task, models of other tasks would be tried, and their failures kept.
-            raise RequirementError("run needs a task_type, such as 'text_generation'.")
+        wanted = task_requirements(task_type, requirements, "run")
         selection = self.selector.select(self.registry.available_models, requirements=wanted)
-        return run_selection(
-            self._bench,
-            self.pool,
-            selection,
-            inputs,
-            parameters=parameters,
-            on_token=on_token,
-            timeout=timeout,
-        )
+        request = Request(inputs, parameters, on_token, timeout)
+        return run_selection(self._bench, self.pool, selection, wanted, request)
 
     def track(self, model: ModelMetadata | str, *, task_type: str | None = None) -> TrackedRun:
         """Measure a block of your own code and record it as an execution of ``model``.

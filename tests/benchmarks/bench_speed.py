@@ -199,7 +199,8 @@ def by_tier(done: Sequence[Replayed]) -> None:
 def live(models: Path, runs: int, tokens: int) -> None:
     """Run each demo model several times here, and compare predicted with measured."""
     from ravenxterm_lab.models import ModelManager
-    from ravenxterm_lab.models.running import run_selection
+    from ravenxterm_lab.models.running import Request, run_selection
+    from ravenxterm_lab.requirements import TaskRequirements
 
     prompts = [
         "Why is the sky blue?", "Name three rivers in Europe and say where each begins.",
@@ -218,10 +219,10 @@ def live(models: Path, runs: int, tokens: int) -> None:
                     manager._bench,
                     manager.pool,
                     manager.selector.select([model], "text_generation"),
-                    prompts[turn % len(prompts)],
-                    parameters={"max_tokens": tokens, "temperature": 0.0},
-                    on_token=None,
-                    timeout=None,
+                    TaskRequirements(),
+                    Request(
+                        prompts[turn % len(prompts)], {"max_tokens": tokens, "temperature": 0.0}
+                    ),
                 )
         print(
             manager.sql(

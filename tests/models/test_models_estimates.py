@@ -17,8 +17,9 @@ from ravenxterm_lab.exceptions import (
 from ravenxterm_lab.hardware import HardwareProfile
 from ravenxterm_lab.metadata import AttentionGeometry, HardwareType, ModelMetadata, ModelType
 from ravenxterm_lab.models import AdaptiveModelSelector, ModelManager, Workbench
-from ravenxterm_lab.models.running import run_selection
+from ravenxterm_lab.models.running import Request, run_selection
 from ravenxterm_lab.preferences import UserPreferences
+from ravenxterm_lab.requirements import TaskRequirements
 from ravenxterm_lab.runtimes import LoadOptions
 from ravenxterm_lab.runtimes.fake import FakeRuntime
 
@@ -81,8 +82,8 @@ def run(manager: ModelManager, model: ModelMetadata, times: int = 1) -> None:
     selector = AdaptiveModelSelector(UserPreferences(), workbench=bench, seed=0)
     for _ in range(times):
         run_selection(
-            bench, manager.pool, selector.select([model], TASK), "hello",
-            parameters=None, on_token=None, timeout=None,
+            bench, manager.pool, selector.select([model], TASK), TaskRequirements(),
+            Request("hello"),
         )  # fmt: skip
 
 
