@@ -18,6 +18,7 @@ from ravenxterm_lab.runtimes.base import (
 from ravenxterm_lab.runtimes.plugins import RuntimeNote, discover_runtimes, installed_runtimes
 from ravenxterm_lab.runtimes.pool import ModelPool, Resident
 from ravenxterm_lab.runtimes.process import usable_threads
+from ravenxterm_lab.runtimes.served import ServerRuntime
 
 __all__ = [
     "DEFAULT_CONTEXT",
@@ -30,6 +31,7 @@ __all__ = [
     "RunResult",
     "Runtime",
     "RuntimeNote",
+    "ServerRuntime",
     "discover_runtimes",
     "installed_runtimes",
     "usable_threads",
