@@ -321,9 +321,14 @@ def _padded(tokens: int) -> int:
 
 
 def _less(memory: MemoryEstimate, before: MemoryEstimate) -> bool:
-    if memory.total_bytes is None or before.total_bytes is None:
-        return memory.total_bytes is None
-    return memory.total_bytes < before.total_bytes
+    now, then = _where_it_is_tight(memory), _where_it_is_tight(before)
+    return now is None or (then is not None and now < then)
+
+
+def _where_it_is_tight(memory: MemoryEstimate) -> int | None:
+    """Return the bytes on the GPUs, for a model that uses them: the first to run out."""
+    on_gpus = sum(device.total_bytes for device in memory.devices[1:])
+    return on_gpus or memory.total_bytes
 
 
 def _refusal(memory: MemoryEstimate, budget: int) -> str:
