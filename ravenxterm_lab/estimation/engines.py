@@ -164,9 +164,21 @@ def _vllm(model: ModelMetadata, settings: Settings) -> Parts:
 
 
 #: The engines that there is a formula for.
+def _served(model: ModelMetadata, settings: Settings) -> Parts:
+    del settings  # the server's own
+    return Parts(
+        source="the size that the server lists, held by the server itself",
+        shares=[Share(weights=model.size_bytes)],
+        # Its cache and buffers are not known; what it really holds is measured at the load.
+        above=model.size_bytes // 2,
+    )
+
+
 ENGINES = {
     "llama_cpp": llama_cpp_parts,
+    "ollama": _served,
     "onnx": _onnx,
+    "openai_server": _served,
     "transformers": _transformers,
     "vllm": _vllm,
 }

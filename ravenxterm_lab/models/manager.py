@@ -170,7 +170,7 @@ class ModelManager(Displayed, Estimating, Planning):
             On an unknown task or requirement.
         """
         return self.selector.get_recommended_models(
-            self.registry.available_models, task_type, top_k, requirements=requirements
+            self.registry.candidates, task_type, top_k, requirements=requirements
         )
 
     def optimize_model_selection(
@@ -195,7 +195,7 @@ class ModelManager(Displayed, Estimating, Planning):
             On an unknown task or requirement.
         """
         ranked = self.selector.select(
-            self.registry.available_models, task_type, requirements, explore=False
+            self.registry.candidates, task_type, requirements, explore=False
         ).ranked
         if not ranked:
             raise no_suitable_model(ranked, [])
@@ -250,7 +250,7 @@ class ModelManager(Displayed, Estimating, Planning):
             On an unknown task, requirement or parameter, or input of the wrong kind.
         """
         wanted = task_requirements(task_type, requirements, "run")
-        selection = self.selector.select(self.registry.available_models, requirements=wanted)
+        selection = self.selector.select(self.registry.candidates, requirements=wanted)
         request = Request(inputs, parameters, on_token, timeout)
         return run_selection(self._bench, self.pool, selection, wanted, request)
 
@@ -317,7 +317,7 @@ class ModelManager(Displayed, Estimating, Planning):
             On a bad value; nothing is written.
         """
         return record_metrics(
-            self._bench, self.registry.available_models, model, metrics, task_type
+            self._bench, self.registry.candidates, model, metrics, task_type
         )
 
     def feedback(self, run: RunReport | ExecutionId | str, quality: float, note: str = "") -> None:
@@ -407,7 +407,7 @@ class ModelManager(Displayed, Estimating, Planning):
         elif models is not None and not isinstance(models, ModelMetadata):
             models = [self.registry.get(m) if isinstance(m, str) else m for m in models]
         chosen, left_out = choose_models(
-            self.selector, self.registry.available_models, task, models
+            self.selector, self.registry.candidates, task, models
         )
         return run_benchmark(
             self._bench, task, chosen, left_out,
@@ -433,8 +433,8 @@ class ModelManager(Displayed, Estimating, Planning):
         return read_history(
             self.store,
             name,
-            self.registry.available_models.get(name),
-            known=self.registry.available_models,
+            self.registry.candidates.get(name),
+            known=self.registry.candidates,
             days=self._preferences.history_window_days,
             now=self._bench.now(),
         )

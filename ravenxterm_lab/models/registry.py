@@ -16,7 +16,7 @@ from ravenxterm_lab.models.selector import AdaptiveModelSelector
 from ravenxterm_lab.models.trashing import Housekeeping
 from ravenxterm_lab.models.workbench import Workbench
 from ravenxterm_lab.preferences import UserPreferences
-from ravenxterm_lab.runtimes import LoadOptions
+from ravenxterm_lab.runtimes import LoadOptions, ServerRuntime
 from ravenxterm_lab.tables import Card, Displayed, Table
 from ravenxterm_lab.trash import Comparison
 from ravenxterm_lab.units import format_bytes, format_count, format_number
@@ -72,6 +72,7 @@ class ModelRegistry(Displayed, Housekeeping):
         self._cache = ScanCache()
         self._comparison = Comparison()
         self._models: dict[str, ModelMetadata] | None = None
+        self._served: dict[str, ModelMetadata] = {}
         self._preferences = preferences
         self._recalled = False
         self._done: dict[str, tuple[ModelMetadata, ModelMetadata]] = {}
@@ -95,6 +96,16 @@ class ModelRegistry(Displayed, Housekeeping):
         assert self._models is not None
         return MappingProxyType(self._models)
 
+    @property
+    def candidates(self) -> Mapping[str, ModelMetadata]:
+        """``available_models``, and what enabled servers of this machine listed at the last scan.
+
+        A server's model has no file that could be moved or counted, so it is only here; its
+        name ends with the server, such as ``"llama3.2:1b@ollama:11434"``. Servers are off
+        unless ``RAVENXTERM_SERVERS`` names them (see ``ravenxterm_lab.runtimes.served``).
+        """
+        return MappingProxyType({**self.available_models, **self._served})
+
     def __len__(self) -> int:
         return len(self.available_models)
 
@@ -112,7 +123,7 @@ class ModelRegistry(Displayed, Housekeeping):
         UnknownModelError
             If there is none of that name; the message suggests the nearest.
         """
-        models = self.available_models
+        models = self.candidates
         if name not in models:
             hint = did_you_mean(name, models) or " The registry is empty."
             raise UnknownModelError(f"No model is called {name!r}.{hint}")
@@ -165,6 +176,7 @@ class ModelRegistry(Displayed, Housekeeping):
         # Only now: a scan that is interrupted leaves everything as it was.
         self._done = done
         self._models = models
+        self._served = self._ask_servers()
         self.last_scan = report
         self._tell(report)
         return report
@@ -243,6 +255,17 @@ class ModelRegistry(Displayed, Housekeeping):
             supports_batching=any(runtime.supports_batching for runtime in able[:1]),
             preferred_hardware=tuple(d for d in able[0].devices() if d in present) if able else (),
         )
+
+    def _ask_servers(self) -> dict[str, ModelMetadata]:
+        found: dict[str, ModelMetadata] = {}
+        for runtime in self._bench.runtimes:
+            if isinstance(runtime, ServerRuntime):
+                models, notes = runtime.served()
+                found.update((model.name, model) for model in models)
+                # Of the usual ports one is enough.
+                if notes and not models:
+                    self.messages.add("warning", runtime.name, f"{'; '.join(notes)}.")
+        return found
 
     def _known(self, roots: Sequence[Path], models: Mapping[str, ModelMetadata]) -> list[Known]:
         if self._models is None:

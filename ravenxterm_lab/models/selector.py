@@ -336,10 +336,12 @@ def _arm(
 ) -> Arm:
     speed = estimator.speed(model, options)
     assert memory.total_bytes is not None  # the filter rejected what is unknown
+    # A server that does not tell a model's size leaves nothing to predict its speed from.
+    unknown = not model.size_bytes and not speed.decode.runs
     return Arm(
         model=model,
         memory_bytes=memory.total_bytes,
-        decode_rate=speed.decode_rate or _UNKNOWN_RATE,
+        decode_rate=(None if unknown else speed.decode_rate) or _UNKNOWN_RATE,
         first_token_seconds=speed.time_to_first_token or _UNKNOWN_FIRST_TOKEN,
         load_seconds=speed.load_seconds,
         resident=model.name in loaded,

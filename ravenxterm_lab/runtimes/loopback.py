@@ -7,8 +7,6 @@ name is ever looked up.
 
 from __future__ import annotations
 
-import http.client
-import ipaddress
 import json
 import time
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ravenxterm_lab.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
+    import http.client
     from collections.abc import Iterator, Mapping
 
 __all__ = [
@@ -93,6 +92,8 @@ class Endpoint:
     key: str | None = None
 
     def __post_init__(self) -> None:
+        import ipaddress
+
         host = "127.0.0.1" if self.host == "localhost" else self.host
         try:
             ours = ipaddress.ip_address(host).is_loopback
@@ -178,6 +179,9 @@ class Endpoint:
         UnreachableError, TooSlowError, AnswerError
             See there.
         """
+        # It costs 5 ms, which whoever uses no server need not pay.
+        import http.client
+
         headers = {"Accept": "application/json", "Connection": "close"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
@@ -199,6 +203,8 @@ class Endpoint:
             yield pieces
         except TimeoutError:
             raise TooSlowError(f"{self.url} did not answer in time") from None
+        except http.client.IncompleteRead:
+            raise UnreachableError(f"{self.url} broke off in the middle of the answer") from None
         except (OSError, http.client.HTTPException) as error:
             what = str(error) or type(error).__name__
             raise UnreachableError(f"{self.url}: {what}") from None
@@ -228,7 +234,7 @@ def _pieces(
         piece = response.read1(_PIECE)
         if not piece:
             if response.length:
-                raise http.client.IncompleteRead(b"", response.length)
+                raise UnreachableError(f"{response.length} bytes of the answer are missing")
             return
         total += len(piece)
         if total > _LARGEST_ANSWER:
