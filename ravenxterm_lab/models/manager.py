@@ -316,9 +316,7 @@ class ModelManager(Displayed, Estimating, Planning):
         MetricError
             On a bad value; nothing is written.
         """
-        return record_metrics(
-            self._bench, self.registry.candidates, model, metrics, task_type
-        )
+        return record_metrics(self._bench, self.registry.candidates, model, metrics, task_type)
 
     def feedback(self, run: RunReport | ExecutionId | str, quality: float, note: str = "") -> None:
         """Judge an execution, now or later; the latest judgement counts.
@@ -406,9 +404,7 @@ class ModelManager(Displayed, Estimating, Planning):
             models = self.registry.get(models)
         elif models is not None and not isinstance(models, ModelMetadata):
             models = [self.registry.get(m) if isinstance(m, str) else m for m in models]
-        chosen, left_out = choose_models(
-            self.selector, self.registry.candidates, task, models
-        )
+        chosen, left_out = choose_models(self.selector, self.registry.candidates, task, models)
         return run_benchmark(
             self._bench, task, chosen, left_out,
             inputs=inputs, repeats=repeats, quality=quality, parameters=parameters,
