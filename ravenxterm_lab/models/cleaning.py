@@ -49,6 +49,16 @@ def clean(bench: Workbench, preferences: UserPreferences) -> int:
         "info",
         "cleanup",
         f"Freed {format_bytes(memory)} of memory, {format_bytes(pruned)} of caches and "
-        f"{format_bytes(spool)} of the store.",
+        f"{format_bytes(spool)} of the store.{_kept(bench)}",
     )
     return memory + pruned + spool
+
+
+def _kept(bench: Workbench) -> str:
+    """Say what still holds memory, as measured after the unloading."""
+    holders = [
+        f"{item.model.name} ({format_bytes(item.memory.total)}, "
+        f"{'in use' if item.in_use else 'loaded meanwhile'})"
+        for item in bench.pool.resident()
+    ]
+    return f" Still in memory: {', '.join(holders)}." if holders else ""

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelPool", "Resident"]
 
+#: How often the time to keep idle models is asked for: the person may shorten it.
+_LOOK_SECONDS = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Resident:
@@ -383,7 +386,6 @@ class ModelPool:
         alive = self._keep_alive()
         idle = [e for e in self._entries.values() if e.loaded is not None and not e.in_use]
         if not idle:
-            return 60.0
+            return _LOOK_SECONDS
         oldest = min(entry.last_used for entry in idle)
-        # Looked at again after a while, because the person may shorten it meanwhile.
-        return min(60.0, alive - (self._clock() - oldest))
+        return min(_LOOK_SECONDS, alive - (self._clock() - oldest))

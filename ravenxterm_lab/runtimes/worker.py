@@ -267,7 +267,7 @@ class WorkerProcess:
         held = self.memory().total
         self._finalizer()
         self._join()
-        return held
+        return self._back(held)
 
     def stop(self) -> int:
         """Ask the process to end, kill it if it does not, and return the bytes that came back."""
@@ -278,7 +278,11 @@ class WorkerProcess:
         # Kills it if it still runs.
         self._finalizer()
         self._join()
-        return held
+        return self._back(held)
+
+    def _back(self, held: int) -> int:
+        # Looked at, not taken for granted: a process in the kernel's hands may linger.
+        return max(0, held - process_memory(self.pid).total)
 
     def _join(self) -> None:
         for thread in self._threads:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -186,3 +187,44 @@ def test_a_stopped_run_is_recorded_and_not_held_against_the_model(manager: Model
     assert len(manager.get_resource_usage().loaded) == 1
     ranked = manager.get_model_recommendations("text_generation")
     assert {item.reliability for item in ranked} == {0.9}
+
+
+def test_what_is_held_is_told_by_kind_and_cleanup_leaves_only_what_is_in_use(
+    manager: ModelManager,
+) -> None:
+    """Mapped weights and own memory are told apart; a model in use stays, and the message says."""
+    seen: list[tuple[int, int, str]] = []
+
+    def look(_: str) -> None:
+        if not seen:
+            (held,) = manager.get_resource_usage().loaded
+            manager.cleanup_resources()
+            text = manager.messages[-1].text
+            seen.append((held.memory.anonymous_bytes, held.memory.file_bytes, text))
+
+    run = manager.run(
+        "text_generation", QUESTION, {"quantizations": ["Q4_1"]}, parameters=SHORT, on_token=look
+    )
+    anonymous, mapped, text = seen[0]
+    assert mapped > 0.9 * run.model.size_bytes
+    assert 0 < anonymous < run.model.size_bytes * 2
+    assert f"Still in memory: {run.model.name}" in text
+    assert "in use" in text
+    manager.cleanup_resources()
+    assert "Still" not in manager.messages[-1].text
+    assert manager.get_resource_usage().memory_used_by_models == 0
+
+
+def test_keep_alive_seconds_unloads_by_itself(manager: ModelManager) -> None:
+    """An idle worker ends though nobody asks, also when the time is shortened meanwhile."""
+    assert manager.preferences.keep_alive_seconds > 60
+    manager.run("text_generation", QUESTION, {"quantizations": ["Q4_1"]}, parameters=SHORT)
+    assert len(manager.pool.resident()) == 1
+    manager.update_preferences(keep_alive_seconds=1)
+    deadline = time.monotonic() + 60
+    while manager.pool.resident() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert manager.get_resource_usage().loaded == ()
+    assert manager.run(
+        "text_generation", QUESTION, {"quantizations": ["Q4_1"]}, parameters=SHORT
+    ).cold
