@@ -1,6 +1,6 @@
 """The ``raven-lab`` command.
 
-scan, models, select, run, estimate, sql, store, status, demo, lab, notebook.
+scan, models, select, run, bench, estimate, sql, store, status, demo, lab, notebook.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab import __version__
-from ravenxterm_lab.cli import commands, space, upkeep
+from ravenxterm_lab.cli import bench, commands, space, upkeep
 from ravenxterm_lab.exceptions import RavenXTermError
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
             "-r", "--require", action="append", default=[], metavar="KEY=VALUE",
             help="a requirement, such as max_size_bytes=2e9 or quantizations=Q4_0,Q8_0",
         )  # fmt: skip
+    bench.add_arguments(add("bench", bench.bench, "Run models side by side, and record every run."))
     estimate = add(
         "estimate", commands.estimate, "Say what models take and how fast they are, before a load."
     )

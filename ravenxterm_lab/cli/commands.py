@@ -19,8 +19,10 @@ __all__ = [
     "demo",
     "estimate",
     "lab",
+    "manager_of",
     "models",
     "notebook",
+    "print_json",
     "run",
     "scan",
     "select",
@@ -29,13 +31,15 @@ __all__ = [
 ]
 
 
-def _manager(options: argparse.Namespace) -> ModelManager:
+def manager_of(options: argparse.Namespace) -> ModelManager:
+    """Return the manager that the options ask for."""
     from ravenxterm_lab.models import ModelManager
 
     return ModelManager(getattr(options, "models_dir", None), home=options.home)
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
+    """Print a value as JSON, what JSON does not know as text."""
     json.dump(value, sys.stdout, indent=2, default=str)
     print()
 
@@ -58,9 +62,9 @@ def _requirements(pairs: Sequence[str]) -> dict[str, Any]:
 
 def scan(options: argparse.Namespace) -> None:
     """Scan, and print the report."""
-    report = _manager(options).scan(progress=sys.stderr.isatty())
+    report = manager_of(options).scan(progress=sys.stderr.isatty())
     if options.json:
-        _print_json({
+        print_json({
             "added": report.added, "changed": report.changed, "removed": report.removed,
             "moved": dict(report.moved_from), "read": report.read,
             "skipped": [{"path": str(s.path), "reason": s.reason} for s in report.skipped],
@@ -73,9 +77,9 @@ def scan(options: argparse.Namespace) -> None:
 
 def models(options: argparse.Namespace) -> None:
     """Print the models."""
-    registry = _manager(options).registry
+    registry = manager_of(options).registry
     if options.json:
-        _print_json([
+        print_json([
             {
                 "name": model.name, "model_type": model.model_type.value, "path": str(model.path),
                 "size_bytes": model.size_bytes, "minimum_ram": model.minimum_ram,
@@ -93,11 +97,11 @@ def models(options: argparse.Namespace) -> None:
 
 def select(options: argparse.Namespace) -> int:
     """Print a ranking; 1 when nothing is feasible."""
-    ranked = _manager(options).get_model_recommendations(
+    ranked = manager_of(options).get_model_recommendations(
         options.task, _requirements(options.require), options.top_k
     )
     if options.json:
-        _print_json({
+        print_json({
             "task": ranked.task,
             "recommendations": [
                 {
@@ -126,12 +130,12 @@ def run(options: argparse.Namespace) -> None:
     """Run a task, and print the answer with its counters."""
     text = sys.stdin.read() if options.input == "-" else options.input
     parameters = {"max_tokens": options.max_tokens} if options.task == "text_generation" else None
-    report = _manager(options).run(
+    report = manager_of(options).run(
         options.task, text, _requirements(options.require), parameters=parameters
     )
     if options.json:
         output = report.output
-        _print_json({
+        print_json({
             "model": report.model.name, "task": report.task, "execution": str(report.execution),
             "output": output.tolist() if hasattr(output, "tolist") else output,
             **report.result.metrics(), "load_seconds": report.load_seconds,
@@ -146,11 +150,11 @@ def run(options: argparse.Namespace) -> None:
 
 def estimate(options: argparse.Namespace) -> None:
     """Print what a model, or every model, takes and how fast it is."""
-    manager = _manager(options)
+    manager = manager_of(options)
     if options.name is None:
         every = manager.estimates(hardware=options.hardware, context_length=options.context)
         if options.json:
-            _print_json(every.pl().to_dicts())
+            print_json(every.pl().to_dicts())
         else:
             print(every)
         return
@@ -158,26 +162,26 @@ def estimate(options: argparse.Namespace) -> None:
         options.name, hardware=options.hardware, context_length=options.context
     )
     if options.json:
-        _print_json(found.as_dict())
+        print_json(found.as_dict())
     else:
         print(found)
 
 
 def sql(options: argparse.Namespace) -> None:
     """Print the result of a query."""
-    result = _manager(options).sql(options.query)
+    result = manager_of(options).sql(options.query)
     if options.json:
-        _print_json([dict(zip(result.columns, row, strict=True)) for row in result.fetchall()])
+        print_json([dict(zip(result.columns, row, strict=True)) for row in result.fetchall()])
     else:
         print(result)
 
 
 def status(options: argparse.Namespace) -> None:
     """Print the state of everything."""
-    status = _manager(options).get_system_status()
+    status = manager_of(options).get_system_status()
     if options.json:
         profile, resources = status.hardware, status.resources
-        _print_json({
+        print_json({
             "models": status.models, "models_bytes": status.models_bytes,
             "runtimes": status.runtimes, "home": str(status.home),
             "cpu_cores": profile.cpu_cores, "total_memory": profile.total_memory,
@@ -199,13 +203,13 @@ def demo(options: argparse.Namespace) -> None:
     directory = fetch_models(options.home, yes=options.yes, gemma=options.with_gemma)
     if options.fetch_only:
         if options.json:
-            _print_json({"models": str(directory)})
+            print_json({"models": str(directory)})
         else:
             print(f"The demo models are in {directory}")
         return
     shown = run_demo(options.home, quiet=options.json)
     if options.json:
-        _print_json(shown)
+        print_json(shown)
     else:
         print("\nExecuted notebook, its HTML, and the DuckDB file:")
         for key in ("notebook", "html", "duckdb"):
@@ -244,7 +248,7 @@ def notebook(options: argparse.Namespace) -> None:
     target = Path(options.out) if options.out else place.notebooks / "executed"
     published = execute_notebook(source, target, progress=sys.stderr.isatty())
     if options.json:
-        _print_json({"notebook": str(published.notebook), "html": str(published.html)})
+        print_json({"notebook": str(published.notebook), "html": str(published.html)})
     else:
         print(published.notebook)
         print(published.html)

@@ -9,6 +9,7 @@ from ravenxterm_lab.models.benchmark_report import BenchmarkReport
 from ravenxterm_lab.models.estimate import Estimate, Estimates
 from ravenxterm_lab.models.fallback import FallbackPlan
 from ravenxterm_lab.models.history import PerformanceHistory
+from ravenxterm_lab.models.importing import ImportedQuality
 from ravenxterm_lab.models.manager import ModelManager
 from ravenxterm_lab.models.registry import ModelRegistry, ScanReport
 from ravenxterm_lab.models.run_report import RunReport
@@ -30,6 +31,7 @@ __all__ = [
     "FallbackPlan",
     "HardwareProfile",
     "HardwareType",
+    "ImportedQuality",
     "ModelManager",
     "ModelMetadata",
     "ModelRegistry",

@@ -10,6 +10,7 @@ from ravenxterm_lab.models.benchmarking import choose_models, run_benchmark
 from ravenxterm_lab.models.cleaning import clean
 from ravenxterm_lab.models.estimating import Estimating
 from ravenxterm_lab.models.history import PerformanceHistory, read_history
+from ravenxterm_lab.models.importing import ImportedQuality, import_quality
 from ravenxterm_lab.models.keeping import latest_preferences, saved_preferences
 from ravenxterm_lab.models.planning import Planning, task_requirements
 from ravenxterm_lab.models.recording import check_model, record_feedback, record_metrics
@@ -410,6 +411,35 @@ class ModelManager(Displayed, Estimating, Planning):
             inputs=inputs, repeats=repeats, quality=quality, parameters=parameters,
             executor=executor, seed=seed, timeout=timeout, progress=progress,
         )  # fmt: skip
+
+    def import_quality(
+        self,
+        path: str | os.PathLike[str],
+        model: ModelMetadata | str,
+        *,
+        task_type: str = "text_generation",
+    ) -> ImportedQuality:
+        """Take over the scores of a results file of lm-evaluation-harness.
+
+        Each of its tasks becomes one execution that has a quality and nothing else, marked as
+        having run elsewhere. A file that was imported before adds nothing.
+
+        Parameters
+        ----------
+        path : path
+            The ``results_….json`` that its ``--output_path`` wrote.
+        model : ModelMetadata or str
+            Whose scores they are; a name that is not registered is marked as external.
+        task_type : str
+            On which of our tasks they count.
+
+        Raises
+        ------
+        RequirementError
+            If the file is none, holds a score outside 0–1 or none at all, or on an unknown
+            task; nothing is recorded.
+        """
+        return import_quality(self._bench, self.registry.candidates, path, model, task_type)
 
     # -- history and state -------------------------------------------------------------------
 
