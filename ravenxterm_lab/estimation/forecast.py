@@ -48,7 +48,7 @@ class Forecast:
         many = f"{self.runs} run{'' if self.runs == 1 else 's'}"
         return {
             "measured": f"{many} of this model here",
-            "scaled": f"{many} of these weights here with other settings or quantization, scaled",
+            "scaled": f"{many} of these weights here with other settings or quantization",
             "device": f"{many} of other models on this device",
         }.get(self.tier, "bytes and operations ÷ speed of the device; nothing measured yet")
 
