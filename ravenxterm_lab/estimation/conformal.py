@@ -119,6 +119,17 @@ class Calibrator:
         if self._known:
             self._known.clear()
 
+    def copy(self) -> Calibrator:
+        """Return one that goes its own way from here on."""
+        other = Calibrator()
+        other._scores = {group: pool.copy() for group, pool in self._scores.items()}
+        other._pools = {
+            group: tuple(other._scores[wide] for wide in dict.fromkeys(group.wider()))
+            for group in self._pools
+        }
+        other._known = dict(self._known)
+        return other
+
     def count(self, group: Group) -> int:
         """Return how many scores a group holds (the latest 200 at most)."""
         return len(self._scores.get(group, ()))

@@ -195,6 +195,33 @@ class History:
         )
         self._learned.pop(group, None)
 
+    def extended(
+        self,
+        outcomes: Iterable[Outcome],
+        truths: Mapping[tuple[str, str, str, str], Truth] | None = None,
+    ) -> History:
+        """Return a further history: this one, which stays as it is, and later outcomes.
+
+        Parameters
+        ----------
+        outcomes : iterable of Outcome
+            Oldest first.
+        truths : mapping, optional
+            In place of those of this history.
+        """
+        further = History((), self.truths if truths is None else truths)
+        further.version = self.version
+        further.outcomes = list(self.outcomes)
+        further.calibrator = self.calibrator.copy()
+        further._runs = {
+            group: {key: _Runs(one.subject, list(one.residuals)) for key, one in runs.items()}
+            for group, runs in self._runs.items()
+        }
+        further._learned = dict(self._learned)
+        for outcome in outcomes:
+            further.add(outcome)
+        return further
+
     def learned(self, quantity: str, engine: str, device: str) -> Learned:
         """Return the law of one quantity as this machine's runs have shaped it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.estimation.devices import DeviceMemory, device_memory
@@ -156,8 +157,8 @@ def estimate_memory(
     engine = engine or (model.runtimes[0] if model.runtimes else engine_for(model.model_type))
     # An engine without a formula of its own is judged by the engine that its format is made for.
     formula = engine if engine in ENGINES else engine_for(model.model_type)
-    parts = parts_of(
-        model,
+    parts = _parts(
+        _Same(model),
         formula if formula in ENGINES else engine,
         Settings(
             context_length,
@@ -168,7 +169,7 @@ def estimate_memory(
             sequences,
             unified,
             flash_attention,
-            instruction_sets,
+            frozenset(instruction_sets),
         ),
     )
     known = not parts.missing
@@ -199,6 +200,27 @@ def estimate_memory(
         missing=parts.missing if measured_bytes is None else (),
         devices=shown,
     )
+
+
+class _Same:
+    """A model as a key: its mappings have no hash, and to compare them takes longer than to add."""
+
+    __slots__ = ("model",)
+
+    def __init__(self, model: ModelMetadata) -> None:
+        self.model = model
+
+    def __hash__(self) -> int:
+        return id(self.model)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.model is other.model
+
+
+# Each ranking asks for the same models again; only the budget has changed meanwhile.
+@lru_cache(maxsize=4096)
+def _parts(same: _Same, formula: str, settings: Settings) -> Parts:
+    return parts_of(same.model, formula, settings)
 
 
 def _sum(parts: Parts, item: str) -> int:

@@ -207,6 +207,36 @@ def test_the_history_is_read_once_until_something_is_recorded(store: Store) -> N
     assert reader.read(HERE) is not second
 
 
+def test_a_history_read_step_by_step_is_the_one_read_at_once(store: Store) -> None:
+    """What is added to an earlier history gives what reading all gives; the earlier one stays."""
+    stepwise = HistoryReader(store, now=lambda: NOW)
+    earlier: list[tuple[History, int]] = []
+    for turn in range(6):
+        forecast = estimator(store).speed(model(), prompt_tokens=100).decode
+        ran(store, 2048 + 256 * turn, 300 * MIB + turn)
+        for factor in (0.5, 0.6):
+            predicted(
+                store, "throughput", forecast.value, forecast.value * (factor + turn / 50),
+                spread=forecast.spread, basis=basis_of(forecast.subject),
+            )  # fmt: skip
+        if turn == 3:
+            store.ingest_now()
+        stepwise.forget()
+        history = stepwise.read(HERE)
+        earlier.append((history, len(history.outcomes)))
+    whole = HistoryReader(store, now=lambda: NOW).read(HERE)
+    assert whole.outcomes == history.outcomes
+    assert whole.truths == history.truths
+    assert [length for _, length in earlier] == [2, 4, 6, 8, 10, 12]
+    assert [len(one.outcomes) for one, _ in earlier] == [2, 4, 6, 8, 10, 12]
+    asked = LoadOptions(context_length=2048)
+    one, other = (Estimator(MACHINE, lambda h=h: h) for h in (whole, history))
+    assert one.speed(model(), asked) == other.speed(model(), asked)
+    assert one.memory(model(), asked) == other.memory(model(), asked)
+    begun = Estimator(MACHINE, lambda: earlier[0][0]).speed(model(), asked)
+    assert begun.decode.runs == 2
+
+
 def test_a_store_that_cannot_be_read_is_told_and_formulas_remain(tmp_path: Path) -> None:
     """The error goes to whoever asked to be told; the estimate is that of an empty history."""
     (tmp_path / "store").write_text("in the way")
