@@ -270,8 +270,9 @@ def _result(model: str, hardware: str | None, runs: list[BenchmarkRun]) -> Model
     again = sum((run.prompt_cached or 0) > 0.5 * (run.tokens_in or 1) for run in warm)
     if again:
         notes.append(
-            f"in {again} of {format_number(len(warm), 'warm run')} the engine still had most of "
-            "the prompt, so the time to the first token is that of a repeated prompt"
+            f"in {again} of {format_number(len(warm), 'warm run')} the engine had read most of "
+            "the prompt before (the same one, or one that begins alike), so the first token came "
+            "sooner than that of a new prompt"
         )
     if skipped := next((run.error for run in runs if run.not_applicable), None):
         notes.append(skipped)
@@ -312,6 +313,8 @@ def _flat(result: ModelResult) -> dict[str, Any]:
 def _shown(interval: Interval | None, text: Callable[[float], str]) -> str:
     if interval is None:
         return NOT_MEASURED
+    if interval.n == 1:
+        return text(interval.value)
     return f"{text(interval.value)} ({text(interval.low)} – {text(interval.high)})"
 
 

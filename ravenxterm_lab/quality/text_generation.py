@@ -1,4 +1,4 @@
-"""Forty short questions with answers that leave no room for opinion."""
+"""Sixty short questions with answers that leave no room for opinion."""
 
 from __future__ import annotations
 
@@ -113,6 +113,27 @@ _QUESTIONS = {
     "plural": _word("What is the plural of the word 'child'? One word.", "children"),
     "past-tense": _word("What is the past tense of the verb 'go'? One word.", "went"),
     "spanish": _word("What is the Spanish word for 'house'? One word.", "casa"),
+    # Easy enough for models of a hundred million parameters.
+    "germany": _word("What is the capital of Germany? Answer with one word.", "berlin"),
+    "spain": _word("What is the capital of Spain? Answer with one word.", "madrid"),
+    "england": _word("What is the capital of England? Answer with one word.", "london"),
+    "russia": _word("What is the capital of Russia? Answer with one word.", "moscow"),
+    "greece": _word("What is the capital of Greece? Answer with one word.", "athens"),
+    "china": _word("What is the capital of China? Answer with one word.", "beijing", "peking"),
+    "sky": _word("What colour is the sky on a clear day? One word.", "blue"),
+    "grass": _word("What colour is fresh grass? One word.", "green"),
+    "snow": _word("What colour is snow? One word.", "white"),
+    "banana": _word("What colour is a ripe banana? One word.", "yellow"),
+    "after-monday": _word("Which day comes after Monday?", "tuesday", never=("wednesday",)),
+    "first-month": _word("What is the first month of the year? One word.", "january"),
+    "opposite-up": _word("What is the opposite of up? One word.", "down"),
+    "opposite-big": _word("What is the opposite of big? One word.", "small", "little", "tiny"),
+    "meow": _word("Which animal says meow?", "cat", "cats", never=("dog", "dogs")),
+    "bees": _word("What sweet food do bees make? One word.", "honey"),
+    "star": _word("What is the name of the star at the centre of our solar system?", "sun"),
+    "relativity": _word("Which physicist developed the theory of relativity?", "einstein"),
+    "largest-ocean": _word("Which ocean is the largest on Earth?", "pacific"),
+    "minute": _number("How many seconds are in a minute? Answer with the number only.", 60),
     # Extraction: the answer stands in the question.
     "who": _word(_TEXT + "What is her first name? One word.", "mara", never=("uppsala",)),
     "where": _word(_TEXT + "In which city is the bakery? One word.", "uppsala",

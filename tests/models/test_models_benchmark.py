@@ -287,17 +287,17 @@ def test_quality_is_what_selection_learns_from(tmp_path: Path, profile: Hardware
     report = bench(made, pair, inputs="x", repeats=1, quality=True)
     scores = {item.model: item.quality for item in report.results}
     assert [item.model for item in report.results] == ["clever", "dull"]
-    assert scores["clever"].n == scores["dull"].n == 40
-    assert scores["clever"].value == 2 / 40
+    assert scores["clever"].n == scores["dull"].n == 60
+    assert scores["clever"].value == 2 / 60
     assert scores["dull"].value == 0
-    assert scores["clever"].low < 2 / 40 < scores["clever"].high
+    assert scores["clever"].low < 2 / 60 < scores["clever"].high
     rows = made.sql(
         "SELECT model, count(quality), sum(quality) FROM executions GROUP BY 1 ORDER BY 1"
     ).fetchall()
-    assert rows == [("clever", 40, 2.0), ("dull", 40, 0.0)]
+    assert rows == [("clever", 60, 2.0), ("dull", 60, 0.0)]
     ranked = made.selector.get_recommended_models(pair, "text_generation")
     learned = {item.model.name: item.part("quality") for item in ranked}
-    assert learned["clever"].n == 40
+    assert learned["clever"].n == 60
     assert learned["clever"].value > learned["dull"].value
     assert "Short questions in English" in str(report)
     here.pool.close()

@@ -56,17 +56,22 @@ _PERFECT = {
     "egypt": "Cairo", "largest-planet": "Jupiter", "red-planet": "Mars", "water": "H2O",
     "gold": "Au", "days": "7", "spider": "8", "hamlet": "Shakespeare", "freezing": "0",
     "opposite": "Cold", "plural": "Children", "past-tense": "Went", "spanish": "Casa",
-    "who": "Mara", "where": "Uppsala", "age": "34", "loaves": "120", "colour": "Red",
+    "germany": "Berlin", "spain": "Madrid", "england": "London", "russia": "Moscow",
+    "greece": "Athens", "china": "Beijing", "sky": "Blue", "grass": "Green", "snow": "White",
+    "banana": "Yellow", "after-monday": "Tuesday", "first-month": "January",
+    "opposite-up": "Down", "opposite-big": "Small", "meow": "The cat", "bees": "Honey",
+    "star": "The Sun", "relativity": "Albert Einstein", "largest-ocean": "The Pacific Ocean",
+    "minute": "60", "who": "Mara", "where": "Uppsala", "age": "34", "loaves": "120", "colour": "Red",
     "email": "ana@example.org", "larger": "71", "odd-one-out": "Table", "say-blue": "BLUE",
     "yes-or-no": "Yes.", "no": "No", "upper": "RIVER", "sort": "2, 5, 9", "json": '{"ok": true}',
 }  # fmt: skip
 
 
 def test_right_answers_score_and_those_of_other_items_do_not() -> None:
-    """Each of the 40 items accepts its own answer, and of the others only the same one."""
+    """Each of the 60 items accepts its own answer, and of the others only the same one."""
     check = CHECKS["text_generation"]
     assert {item.name for item in check.items} == set(_PERFECT)
-    assert len(check.items) == 40
+    assert len(check.items) == 60
     same = {
         frozenset(("pens", "change", "sum-small", "quotient")),
         frozenset(("sum-two-digits", "larger")),
@@ -74,6 +79,7 @@ def test_right_answers_score_and_those_of_other_items_do_not() -> None:
     for item, (name, answer) in itertools.product(check.items, _PERFECT.items()):
         score = item.grade(lambda _, text=answer: text).score
         twins = any({item.name, name} <= group for group in same)
+        twins = twins or (item.name, name) == ("sky", "say-blue")  # capitals or not
         assert score == float(item.name == name or twins), (item.name, answer)
 
 
