@@ -41,6 +41,7 @@ class Watch(threading.Thread):
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.me = psutil.Process()
+        self.command = self.me.cmdline()
         self.before = self.me.memory_info().rss
         self.workers = self.tree = self.samples = 0
         self.over = threading.Event()
@@ -50,7 +51,8 @@ class Watch(threading.Thread):
             held = 0
             for child in self.me.children(recursive=True):
                 try:
-                    held += child.memory_info().rss
+                    # Between vfork and exec a child has this process's memory, not its own.
+                    held += child.memory_info().rss if child.cmdline() != self.command else 0
                 except psutil.Error:
                     continue  # it ended meanwhile
             self.workers = max(self.workers, held)
