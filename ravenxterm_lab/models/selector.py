@@ -163,6 +163,13 @@ class AdaptiveModelSelector:
         """Rank models without exploring, and return the options to load each with.
 
         Nothing is recorded, and ``why_not`` still speaks of the last ranking.
+
+        Parameters
+        ----------
+        models : sequence of ModelMetadata
+            Which.
+        wanted : TaskRequirements
+            Task and hard constraints.
         """
         return self._rank(models, wanted, explore=False)
 

@@ -60,10 +60,13 @@ _PERFECT = {
     "greece": "Athens", "china": "Beijing", "sky": "Blue", "grass": "Green", "snow": "White",
     "banana": "Yellow", "after-monday": "Tuesday", "first-month": "January",
     "opposite-up": "Down", "opposite-big": "Small", "meow": "The cat", "bees": "Honey",
-    "star": "The Sun", "relativity": "Albert Einstein", "largest-ocean": "The Pacific Ocean",
-    "minute": "60", "who": "Mara", "where": "Uppsala", "age": "34", "loaves": "120", "colour": "Red",
+    "star": "The Sun", "relativity": "Albert Einstein",
+    "largest-ocean": "The Pacific Ocean",
+    "minute": "60", "who": "Mara", "where": "Uppsala", "age": "34", "loaves": "120",
+    "colour": "Red",
     "email": "ana@example.org", "larger": "71", "odd-one-out": "Table", "say-blue": "BLUE",
-    "yes-or-no": "Yes.", "no": "No", "upper": "RIVER", "sort": "2, 5, 9", "json": '{"ok": true}',
+    "yes-or-no": "Yes.", "no": "No", "upper": "RIVER", "sort": "2, 5, 9",
+    "json": '{"ok": true}',
 }  # fmt: skip
 
 
