@@ -16,6 +16,7 @@ TINY = {
     "bench_import.py": (["--help"], ["usage"]),
     "bench_ingest.py": (["--rows", "2000", "--rounds", "1"], ["ingest from the spool", "bulk"]),
     "bench_memory.py": (["--help"], ["usage"]),
+    "bench_overhead.py": (["--help"], ["usage"]),
     "bench_readers.py": (["--help"], ["usage"]),
     "bench_record.py": (
         ["--events", "200", "--rounds", "1"],
@@ -55,4 +56,23 @@ def test_a_benchmark_runs(name: str, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert [text for text in expected if text not in done.stdout] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.models
+def test_the_overhead_is_measured_on_a_real_model(demo_directory: Path, tmp_path: Path) -> None:
+    """Every scene runs the real model in all three ways, and each writes the tokens asked for."""
+    model = demo_directory / "smollm2-135m-instruct" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    done = subprocess.run(
+        [
+            sys.executable, "-W", "error", FOLDER / "bench_overhead.py", "--rounds", "1",
+            "--tokens", "3", "--executions", "100", "--models", "4", "--model", model,
+            "--directory", tmp_path,
+        ],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    for scene in ("empty", "history", "models"):
+        assert f"{scene}, 3 tokens asked for, 3 written, 1 rounds" in done.stdout
+    assert done.stdout.count("manager over server") == 3
     assert list(tmp_path.iterdir()) == []
