@@ -140,7 +140,10 @@ def run(options: argparse.Namespace) -> None:
             "output": output.tolist() if hasattr(output, "tolist") else output,
             **report.result.metrics(), "load_seconds": report.load_seconds,
             "attempts": [
-                {"model": a.model, "failure": a.failure, "message": a.message}
+                {
+                    "model": a.model, "step": a.step, "settings": a.settings,
+                    "seconds": a.seconds, "failure": a.failure, "message": a.message,
+                }
                 for a in report.attempts
             ],
         })  # fmt: skip
