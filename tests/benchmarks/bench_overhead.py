@@ -187,7 +187,9 @@ def managed(
     try:
         yield manager
     finally:
-        manager.close()
+        manager.pool.close()
+        # Its thread would write on while the directory is removed.
+        bench.store.close()
 
 
 def ways_of(manager: ModelManager, server: Way) -> dict[str, Way]:
