@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
+import sys
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.exceptions import StoreError
@@ -45,6 +47,7 @@ def clean(bench: Workbench, preferences: UserPreferences) -> int:
     except StoreError as error:
         bench.messages.add("warning", "cleanup", str(error))
     spool = max(before - directory_bytes(bench.paths.store), 0)
+    _give_back_heap()
     bench.messages.add(
         "info",
         "cleanup",
@@ -52,6 +55,13 @@ def clean(bench: Workbench, preferences: UserPreferences) -> int:
         f"{format_bytes(spool)} of the store.{_kept(bench)}",
     )
     return memory + pruned + spool
+
+
+def _give_back_heap() -> None:
+    """Return free pages of this process's own heap to the system, where the C library can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _kept(bench: Workbench) -> str:
