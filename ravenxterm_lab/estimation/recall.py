@@ -73,9 +73,16 @@ WITH runs AS (
     ORDER BY ts DESC, session DESC, seq DESC
     LIMIT $most
 )
-SELECT * FROM (FROM truths UNION ALL BY NAME FROM outcomes)
+SELECT
+    model_key, engine, device, settings, peak, n, quantity, tier, predicted, actual, low, high,
+    level, spread, here, basis, age, ts, session, seq
+FROM (FROM truths UNION ALL BY NAME FROM outcomes)
 ORDER BY ts NULLS FIRST, session, seq
 """
+_COLUMNS = (
+    "model_key", "engine", "device", "settings", "peak", "n", "quantity", "tier", "predicted",
+    "actual", "low", "high", "level", "spread", "here", "basis", "age", "ts", "session", "seq",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,16 +163,15 @@ class HistoryReader:
         if known is None or at - known.read_at >= WHOLE_SECONDS:
             known = _Known(History(), at, None, {})
         since = "-infinity" if known.latest is None else str(known.latest - _OVERLAP)
-        result = self._store.sql(
+        rows = self._store.rows(
             _HISTORY_SQL,
             {"hardware": hardware, "now": self._now(), "most": MOST_OUTCOMES, "since": since},
         )
         truths: dict[tuple[str, str, str, str], Truth] = {}
         outcomes: list[Outcome] = []
         seen = dict(known.overlap)
-        names = result.columns
-        for row in result:
-            values = dict(zip(names, row, strict=True))
+        for row in rows:
+            values = dict(zip(_COLUMNS, row, strict=True))
             if values["quantity"] is None:
                 key = (values["model_key"], values["engine"], values["device"], values["settings"])
                 truths[key] = Truth(values["peak"], values["n"])

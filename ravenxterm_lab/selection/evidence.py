@@ -136,14 +136,14 @@ class Evidence:
         now : str
             The moment (ISO 8601, UTC) from which the half-life counts back.
         """
-        rows = store.sql(
+        rows = store.rows(
             _EVIDENCE_SQL,
             {
                 "hardware": hardware,
                 "now": now,
                 "half_life": SPEED_HALF_LIFE_DAYS,
             },
-        ).fetchall()
+        )
         cells = {}
         for (
             key,

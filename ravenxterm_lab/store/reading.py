@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.exceptions import QueryError, StoreError
 from ravenxterm_lab.store import database
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ravenxterm_lab.store.pending import Waiting
 
-__all__ = ["Reader", "Readers", "run_query"]
+__all__ = ["Reader", "Readers", "read_rows", "run_query"]
 
 #: Idle connections that are kept: one for each of a few threads that ask at once.
 _MOST_DESKS = 2
@@ -219,6 +219,26 @@ def run_query(
         except duckdb.Error as error:
             raise QueryError(one_line(error)) from error
     return QueryResult(query, table, types, time.perf_counter() - start)
+
+
+def read_rows(readers: Readers, query: str, params: Mapping[str, object]) -> list[tuple[Any, ...]]:
+    """Run a statement of this package, which needs no checks, and return its few rows.
+
+    Raises
+    ------
+    QueryError
+        If DuckDB refuses it.
+    StoreError
+        If the store cannot be read.
+    """
+    import duckdb
+
+    with readers.open() as reader:
+        try:
+            # A relation would be planned twice: once for its types, once more to be run.
+            return reader.connection.execute(query, dict(params)).fetchall()
+        except duckdb.Error as error:
+            raise QueryError(one_line(error)) from error
 
 
 def _bindable(params: object) -> list[object] | dict[str, object] | None:

@@ -19,7 +19,7 @@ from ravenxterm_lab.store.export import Export, ExportReport
 from ravenxterm_lab.store.info import StoreInfo, read_info
 from ravenxterm_lab.store.ingest import Ingester
 from ravenxterm_lab.store.packing import split_metrics
-from ravenxterm_lab.store.reading import Readers, run_query
+from ravenxterm_lab.store.reading import Readers, read_rows, run_query
 from ravenxterm_lab.store.recorder import Recorder
 from ravenxterm_lab.store.schema import IN_SLOT, KIND_OF, ExecutionId
 from ravenxterm_lab.store.segments import NAN, PACKED, SUCCESS
@@ -251,6 +251,30 @@ class Store:
             If a newer version of this package made it; it is left untouched.
         """
         return run_query(self._readers, query, params)
+
+    def rows(self, query: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Run a query that this package wrote, before each choice: `sql` for little, in less time.
+
+        Parameters
+        ----------
+        query : str
+            One SELECT; it is not looked at before DuckDB does.
+        params : mapping
+            Values for ``$name``.
+
+        Returns
+        -------
+        list of tuple
+            Python values.
+
+        Raises
+        ------
+        QueryError
+            If DuckDB refuses it.
+        StoreError
+            If the store cannot be read.
+        """
+        return read_rows(self._readers, query, params)
 
     def ingest_now(self) -> int:
         """Move everything that waits into the database; return the number of events.

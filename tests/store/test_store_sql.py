@@ -157,6 +157,19 @@ def test_parameters_are_bound_by_place_and_by_name(filled):
             filled.sql(query + "?", bad)
 
 
+def test_rows_are_those_of_the_same_query(filled):
+    """Our own queries see the database, the spool and the rollups as a person's do."""
+    for query in (
+        "SELECT model, latency, ts, session, seq FROM executions WHERE $one = 1 ORDER BY ALL",
+        "SELECT model, sum(runs)::BIGINT FROM execution_hours WHERE $one = 1 GROUP BY 1 ORDER BY 1",
+    ):
+        rows = filled.rows(query, {"one": 1})
+        assert rows == filled.sql(query, {"one": 1}).fetchall()
+        assert rows
+    with pytest.raises(QueryError):
+        filled.rows("SELECT nothing FROM executions", {})
+
+
 def test_a_query_has_to_be_text(filled):
     """None is not a query."""
     with pytest.raises(QueryError, match="must be a string"):
