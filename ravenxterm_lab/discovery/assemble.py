@@ -71,7 +71,8 @@ def assemble_folder(
     if not marks:
         return
     above = None
-    if folder.path != root and is_generic(folder.path.name):
+    # Comparing paths is slow, and most directories are the root themselves.
+    if folder.path is not root and folder.path != root and is_generic(folder.path.name):
         # A repository keeps its ONNX files one level below its tokenizer.
         above = folder.above or list_folder(folder.path.parent, source)
     pooling = _pooling(folder, above)

@@ -8,6 +8,7 @@ it out when one link or one ref leads nowhere.
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ravenxterm_lab.discovery.assemble import assemble_folder
 from ravenxterm_lab.discovery.base import Skipped, Source
-from ravenxterm_lab.discovery.cache import ScanCache
+from ravenxterm_lab.discovery.cache import Passing, ScanCache
 from ravenxterm_lab.discovery.places import absolute, expanded, home, is_there
 from ravenxterm_lab.discovery.walk import Folder, list_folder, walk
 from ravenxterm_lab.exceptions import ModelFileError
@@ -37,6 +38,7 @@ _OWN = (_PREFIX, "datasets--", "spaces--")
 _OWN_FOLDERS = frozenset({".locks", "blobs"})
 _REVISION = re.compile(r"[0-9a-fA-F]{7,64}")
 _REF_BYTES = 256
+_NAME = operator.attrgetter("name")
 #: ``refs/refs/pr/1`` is the deepest that the hub itself makes.
 _REF_DEPTH = 6
 #: Files that an operating system leaves in any directory.
@@ -154,12 +156,12 @@ def _repository(
     progress: Callable[[Path], None] | None,
     cache: ScanCache,
 ) -> Iterator[ModelMetadata | Skipped]:
-    blobs = _list_blobs(repository / "blobs")
+    blobs = _list_blobs(f"{repository}/blobs")
     if blobs.problem is not None:
         yield Skipped(repository / "blobs", blobs.problem, source)
     for name in blobs.unfinished:
         yield _unfinished(repository / "blobs" / name, source)
-    refs, wrong = _refs(f"{repository}/refs", source)
+    refs, wrong = _refs(f"{repository}/refs", source, cache)
     yield from wrong
     snapshots = repository / "snapshots"
     there = is_there(snapshots)
@@ -208,15 +210,17 @@ def _without_blob(folder: Folder, source: str) -> Iterator[Skipped]:
             yield Skipped(folder.path / name, reason, source)
 
 
-def _list_blobs(folder: Path) -> _Blobs:
+def _list_blobs(folder: str) -> _Blobs:
     found = _Blobs()
+    finished = found.finished
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.endswith(".incomplete"):
-                    found.unfinished.append(entry.name)
-                elif entry.name not in _STRAYS:
-                    found.finished[_inode(entry)] = entry.name
+                name = entry.name
+                if name.endswith(".incomplete"):
+                    found.unfinished.append(name)
+                elif name not in _STRAYS:
+                    finished[_target(entry) if entry.is_symlink() else entry.inode()] = name
     except FileNotFoundError:
         pass  # a repository without blobs: its snapshots hold the files themselves
     except (OSError, ValueError) as error:
@@ -226,10 +230,10 @@ def _list_blobs(folder: Path) -> _Blobs:
     return found
 
 
-def _inode(entry: os.DirEntry[str]) -> int:
-    """Return the inode of a blob, which may be a link into a store that repositories share."""
+def _target(entry: os.DirEntry[str]) -> int:
+    """Return the inode that a blob links to, in a store that repositories share."""
     try:
-        return entry.stat().st_ino if entry.is_symlink() else entry.inode()
+        return entry.stat().st_ino
     except OSError:
         return entry.inode()
 
@@ -243,7 +247,7 @@ def _unfinished(path: Path, source: str) -> Skipped:
     return Skipped(path, reason, source)
 
 
-def _refs(folder: str, source: str) -> tuple[dict[str, str], list[Skipped]]:
+def _refs(folder: str, source: str, cache: ScanCache) -> tuple[dict[str, str], list[Skipped]]:
     """Return the revision that each branch or tag refers to, and the refs that cannot be used."""
     found: dict[str, str] = {}
     wrong: list[Skipped] = []
@@ -252,12 +256,16 @@ def _refs(folder: str, source: str) -> tuple[dict[str, str], list[Skipped]]:
         path, depth = queue.pop()
         try:
             with os.scandir(path) as entries:
-                for entry in sorted(entries, key=lambda one: one.name):
+                for entry in sorted(entries, key=_NAME):
                     if entry.is_dir(follow_symlinks=False):
                         if depth < _REF_DEPTH:
                             queue.append((entry.path, depth + 1))
                     elif entry.name not in _STRAYS and not entry.name.endswith(".tmp"):
-                        _ref(entry.path, source, found, wrong)
+                        revision = _ref(entry, cache)
+                        if _REVISION.fullmatch(revision):
+                            found[entry.path] = revision
+                        else:
+                            wrong.append(Skipped(Path(entry.path), revision, source))
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
@@ -266,17 +274,25 @@ def _refs(folder: str, source: str) -> tuple[dict[str, str], list[Skipped]]:
     return found, wrong
 
 
-def _ref(path: str, source: str, found: dict[str, str], wrong: list[Skipped]) -> None:
+def _ref(entry: os.DirEntry[str], cache: ScanCache) -> str:
+    """Return the revision that a ref names, or why it cannot be used."""
+    path = entry.path
+    try:
+        status = entry.stat()
+    except OSError:
+        return _read_ref(path)
+    signature = (status.st_ino, status.st_size, status.st_mtime_ns)
+    return cache.get(("ref", path), signature, lambda: _read_ref(path), count=False)
+
+
+def _read_ref(path: str) -> str:
     try:
         revision = read_text(Path(path), _REF_BYTES).strip()
     except ModelFileError as error:
-        wrong.append(Skipped(Path(path), f"a ref that cannot be read: {error}", source))
-        return
+        return Passing(f"a ref that cannot be read: {error}")
     if _REVISION.fullmatch(revision):
-        found[path] = revision
-        return
-    reason = f"a ref that names {shown(revision, 60)}, no revision; it was not followed"
-    wrong.append(Skipped(Path(path), reason, source))
+        return revision
+    return f"a ref that names {shown(revision, 60)}, no revision; it was not followed"
 
 
 def _without_snapshots(repository: Path, blobs: _Blobs) -> str:

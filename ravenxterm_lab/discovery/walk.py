@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -135,14 +136,15 @@ def list_folder(path: Path, source: str, cache: ScanCache | None = None) -> Fold
         Whose budget of entries this counts against.
     """
     folder = Folder(path)
-    left = None if cache is None else cache.budget.entries_left
+    left = sys.maxsize if cache is None else cache.budget.entries_left
     found: dict[str, os.DirEntry[str] | os.stat_result] = {}
+    inodes = folder.inodes
     others = count = 0
     try:
         with os.scandir(path) as entries:
             for entry in entries:
                 count += 1
-                if left is not None and count > left:
+                if count > left:
                     break
                 name = entry.name
                 kind = _kind(name)
@@ -150,10 +152,11 @@ def list_folder(path: Path, source: str, cache: ScanCache | None = None) -> Fold
                     status = _other(folder, entry, source)
                     if status is not None:
                         found[name] = status
+                        inodes.append(status.st_ino)
                 elif kind or others < _OTHERS:
                     others += not kind
                     found[name] = entry
-                    folder.inodes.append(entry.inode())
+                    inodes.append(entry.inode())
                 if kind == _PARTIAL and name in found:
                     reason = "a download that is not finished; it was not read"
                     folder.skipped.append(Skipped(Path(entry.path), reason, source))
@@ -161,8 +164,8 @@ def list_folder(path: Path, source: str, cache: ScanCache | None = None) -> Fold
         reason = getattr(error, "strerror", None) or str(error)
         remedy = " Check its permissions." if isinstance(error, PermissionError) else ""
         folder.skipped.append(Skipped(path, f"cannot be listed: {reason}.{remedy}", source))
-    folder.files = Files(dict(sorted(found.items())))
     # Every scan of the same files has the same order.
+    folder.files = Files({name: found[name] for name in sorted(found)})
     folder.folders.sort(key=str)
     if len(folder.skipped) > 1:
         folder.skipped.sort(key=lambda item: item.path)
@@ -271,7 +274,6 @@ def _other(folder: Folder, entry: os.DirEntry[str], source: str) -> os.stat_resu
             folder.skipped.append(Skipped(Path(entry.path), reason, source))
         return None
     if stat.S_ISREG(status.st_mode):
-        folder.inodes.append(status.st_ino)
         return status
     if stat.S_ISDIR(status.st_mode):
         if entry.name not in _NEVER:

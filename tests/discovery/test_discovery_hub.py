@@ -14,7 +14,13 @@ import pytest
 from stores import LAYERS, OLDER, REVISION, add_blob, hub
 
 from ravenxterm_lab.config import paths
-from ravenxterm_lab.discovery import HuggingFaceSource, discover, sources_for
+from ravenxterm_lab.discovery import (
+    HuggingFaceSource,
+    ScanCache,
+    discover,
+    huggingface,
+    sources_for,
+)
 
 FILES = {"small.gguf": None, "config.json": b'{"model_type": "llama"}', "onnx/model.onnx": None}
 
@@ -228,6 +234,25 @@ class TestInconsistentRepositories:
         found, reasons = self.scan(tmp_path)
         assert list(found.models) == ["small"]
         assert "no revision" in reasons["models--org--small/refs/odd"]
+
+    def test_a_ref_is_read_again_only_when_it_changed(self, files, tmp_path, monkeypatch):
+        """A rescan opens no ref that is as it was, and sees one that was moved."""
+        hub(files, tmp_path)
+        ref = tmp_path / "models--org--small" / "refs" / "v2"
+        ref.write_text(OLDER)
+        opened = []
+        read_text = huggingface.read_text
+        monkeypatch.setattr(
+            huggingface, "read_text", lambda path, limit: opened.append(path) or read_text(path, limit)
+        )
+        cache, source = ScanCache(), HuggingFaceSource({}, tmp_path)
+        for _ in range(2):
+            assert [one.path for one in discover([source], cache).skipped] == [ref]
+        assert sorted(opened) == [ref.with_name("main"), ref]
+        ref.write_text(REVISION)
+        os.utime(ref, ns=(1, 1))
+        assert not discover([source], cache).skipped
+        assert opened[2:] == [ref]
 
     def test_a_ref_that_would_block_is_not_opened(self, files, tmp_path):
         """A FIFO among the refs does not stop the scan."""
