@@ -68,7 +68,7 @@ class ScanCache:
         Results that had to be computed since ``begin``.
     budget : Budget
     shared : dict
-        Facts and fingerprint of each file that this scan read, by its inode.
+        Facts and fingerprint of the files of each model that this scan read, by their inodes.
     beside : set of str
         Paths, each with ``HEADER`` or ``APART``, of which such a thing is remembered.
     cards, configs : dict

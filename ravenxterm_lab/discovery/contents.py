@@ -141,29 +141,14 @@ def _read_files(
     group: Group, folder: Folder, cache: ScanCache, problems: list[str]
 ) -> tuple[FileFacts | None, str] | None:
     """Return facts and fingerprint; None for what is no model; no facts if no shard is whole."""
-    if len(group.paths) > 1 or group.count > 1:
-        return _read_shards(group, problems)
-    path = group.paths[0]
-    status = folder.files[path.name]
+    statuses = [folder.files[path.name] for path in group.paths]
     # Revisions share blobs, and names share inodes: one of them is read for all.
-    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, path.suffix.lower())
+    inodes = [(one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns) for one in statuses]
+    key = (group.count, *inodes, *[path.suffix.lower() for path in group.paths])
     shared = cache.shared.get(key)
-    if shared is None:
-        made = Fingerprint(1)
-        with FileWindow(path) as window:
-            facts = facts_in(window)
-            if facts is None:
-                return None
-            made.add(window)
-        shared = facts, made.text()
-        # What it says of its neighbours is not the same for every name.
-        if not facts.external and not facts.problems and status.st_ino:
-            cache.shared[key] = shared
-    facts, mark = shared
-    return _sum([facts], group, problems), mark
-
-
-def _read_shards(group: Group, problems: list[str]) -> tuple[FileFacts | None, str] | None:
+    if shared is not None:
+        return shared
+    alone = len(group.paths) == group.count == 1
     parts: list[FileFacts] = []
     made = Fingerprint(len(group.paths))
     for path in group.paths:
@@ -171,7 +156,7 @@ def _read_shards(group: Group, problems: list[str]) -> tuple[FileFacts | None, s
             try:
                 facts = facts_in(window)
             except ModelFileError as error:
-                if isinstance(error.__cause__, OSError):
+                if alone or isinstance(error.__cause__, OSError):
                     raise
                 problems.append(clean(str(error), 400))
             else:
@@ -179,7 +164,13 @@ def _read_shards(group: Group, problems: list[str]) -> tuple[FileFacts | None, s
                     return None
                 parts.append(facts)
             made.add(window)
-    return (_sum(parts, group, problems) if parts else None), made.text()
+    if not parts:
+        return None, made.text()
+    facts, mark = _sum(parts, group, problems), made.text()
+    # What it says of its neighbours is not the same for every name.
+    if not (problems or facts.external or facts.problems) and all(s.st_ino for s in statuses):
+        cache.shared[key] = facts, mark
+    return facts, mark
 
 
 def _config(beside: Folder, cache: ScanCache) -> ModelConfig:

@@ -21,6 +21,7 @@ from ravenxterm_lab.discovery import (
     huggingface,
     sources_for,
 )
+from ravenxterm_lab.discovery import contents as contents_of
 
 FILES = {"small.gguf": None, "config.json": b'{"model_type": "llama"}', "onnx/model.onnx": None}
 
@@ -141,6 +142,27 @@ class TestWholeRepositories:
         (model,) = found.models.values()
         assert (model.path, model.duplicates, found.skipped) == (new, (old,), [])
 
+    def test_shards_that_two_revisions_share_are_read_once(self, files, tmp_path, monkeypatch):
+        """As a single file is; a set that is not the same in both is read in both."""
+        opened = []
+        window = contents_of.FileWindow
+        monkeypatch.setattr(
+            contents_of, "FileWindow", lambda path: opened.append(path.name) or window(path)
+        )
+        names = [f"m-0000{number}-of-00002.gguf" for number in (1, 2)]
+        for number, name in enumerate(names):
+            for revision in (OLDER, REVISION):
+                split = {"split.no": None, "split.count": None}
+                hub(files, tmp_path, revision=revision, name=name, seed=number, general=split)
+        (model,) = discover([HuggingFaceSource({}, tmp_path)]).models.values()
+        assert sorted(opened) == names
+        assert (len(model.shards), len(model.duplicates), model.problems) == (2, 2, ())
+        hub(files, tmp_path, revision="e" * 40, name=names[0], seed=0)
+        opened.clear()
+        models = discover([HuggingFaceSource({}, tmp_path)]).models.values()
+        assert sorted(one.problems != () for one in models) == [False, True]
+        assert sorted(opened) == [names[0], *names]
+
     def test_revisions_that_differ_are_told_apart(self, files, tmp_path):
         """Two revisions of other bytes have two names, with the revision in them."""
         hub(files, tmp_path)
@@ -243,7 +265,9 @@ class TestInconsistentRepositories:
         opened = []
         read_text = huggingface.read_text
         monkeypatch.setattr(
-            huggingface, "read_text", lambda path, limit: opened.append(path) or read_text(path, limit)
+            huggingface,
+            "read_text",
+            lambda path, limit: opened.append(path) or read_text(path, limit),
         )
         cache, source = ScanCache(), HuggingFaceSource({}, tmp_path)
         for _ in range(2):
