@@ -197,10 +197,14 @@ def _progress(
 
 def _named(found: Sequence[ModelMetadata], sources: Sequence[Source]) -> dict[str, ModelMetadata]:
     """Return the models by unique name, sorted; those of the same bytes are one."""
-    labels = (source.labels(model) for model, source in zip(found, sources, strict=True))
-    merged = _merge(list(zip(found, labels, strict=True)))
-    models = [model for model, _ in merged]
-    names = unique_names(models, {i: labels for i, (_, labels) in enumerate(merged)})
+    merged = _merge(list(zip(found, sources, strict=True)))
+    models = [model for model, _, _ in merged]
+
+    def labels(position: int) -> tuple[str, ...]:
+        _, first, source = merged[position]
+        return source.labels(first)
+
+    names = unique_names(models, labels)
     named = {
         name: model if model.name == name else replace(model, name=name)
         for name, model in zip(names, models, strict=True)
@@ -209,9 +213,12 @@ def _named(found: Sequence[ModelMetadata], sources: Sequence[Source]) -> dict[st
 
 
 def _merge(
-    found: Sequence[tuple[ModelMetadata, tuple[str, ...]]],
-) -> list[tuple[ModelMetadata, tuple[str, ...]]]:
-    """Make one entry of those that hold the same bytes, in the order of the first of each."""
+    found: Sequence[tuple[ModelMetadata, Source]],
+) -> list[tuple[ModelMetadata, ModelMetadata, Source]]:
+    """Make one entry of those that hold the same bytes, in the order of the first of each.
+
+    With each comes the one that it was made of, as its source found it.
+    """
     groups: dict[tuple[str, str], list[int]] = {}
     for position, (model, _) in enumerate(found):
         groups.setdefault((model.model_type.value, model.fingerprint), []).append(position)
@@ -220,9 +227,9 @@ def _merge(
         entries = [found[position] for position in positions]
         # A complete copy is worth more than an earlier one that misses something.
         best = min(range(len(entries)), key=lambda i: (bool(entries[i][0].problems), i))
-        model, labels = entries[best]
+        model, source = entries[best]
         others = [other for i, (other, _) in enumerate(entries) if i != best]
-        merged.append((_with_others(model, others), labels))
+        merged.append((_with_others(model, others), model, source))
     return merged
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.discovery.base import Skipped
@@ -60,11 +61,10 @@ def group_files(folder: Folder, source: str, cache: ScanCache) -> Iterator[Group
     cache : ScanCache
         Shard indexes that were read before.
     """
-    candidates = {
-        name for name in folder.files if "." + name.rpartition(".")[2].lower() in SUFFIXES
-    }
-    for name in sorted(folder.files):
-        if name.endswith(INDEX_SUFFIX) and name.count(".") >= 3:
+    candidates = {name for name in folder.files if _may_hold_weights(name)}
+    indexes = [name for name in folder.files if name.endswith(INDEX_SUFFIX)]
+    for name in sorted(indexes):
+        if name.count(".") >= 3:
             yield from _by_index(folder, name, candidates, source, cache)
     sets: dict[tuple[str, str, int], dict[int, str]] = {}
     for name in sorted(candidates):
@@ -76,6 +76,11 @@ def group_files(folder: Folder, source: str, cache: ScanCache) -> Iterator[Group
         sets.setdefault(key, {})[int(match["number"])] = name
     for (stem, suffix, count), numbered in sets.items():
         yield _by_number(folder, stem, suffix, count, numbered)
+
+
+@lru_cache(maxsize=4096)
+def _may_hold_weights(name: str) -> bool:
+    return "." + name.rpartition(".")[2].lower() in SUFFIXES
 
 
 def _by_number(

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from ravenxterm_lab.metadata import ModelMetadata
@@ -99,7 +99,9 @@ def _folders(path: Path, root: Path) -> list[str]:
     return [printable(name) for name in reversed(parts[first:-1]) if not is_generic(name)]
 
 
-def unique_names(models: Sequence[ModelMetadata], labels: Mapping[int, Sequence[str]]) -> list[str]:
+def unique_names(
+    models: Sequence[ModelMetadata], labels: Callable[[int], Sequence[str]]
+) -> list[str]:
     """Return a name for each model, all different.
 
     Where several share one, they are told apart by directory or repository, then quantization,
@@ -109,14 +111,15 @@ def unique_names(models: Sequence[ModelMetadata], labels: Mapping[int, Sequence[
     Parameters
     ----------
     models : sequence of ModelMetadata
-    labels : mapping of int to sequence of str
-        For each position in ``models``, the labels of its source.
+    labels : callable
+        Returns the labels that its source has for a position in ``models``; asked only where
+        names are alike.
     """
     names = [model.name for model in models]
 
     def label(position: int) -> str:
         base = models[position].name
-        return next((one for one in labels.get(position, ()) if one not in base), "")
+        return next((one for one in labels(position) if one not in base), "")
 
     steps: tuple[tuple[Callable[[int], str], Callable[[str, str], str]], ...] = (
         (label, lambda name, value: f"{value}/{name}"),
