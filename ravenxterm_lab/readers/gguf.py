@@ -44,6 +44,11 @@ _SCALARS = {
     12: "d",
 }
 _STRING, _ARRAY = 8, 9
+#: Made once: making them takes as long as reading a small header. By byte order and type id.
+_FORMS = {
+    order: {key: struct.Struct(order + code) for key, code in _SCALARS.items()} for order in "<>"
+}
+_U32, _U64 = 4, 10
 #: Bytes of memory, at most, of a key's place with a number; of a number in a tuple; and of a
 #: tensor without its name. `sys.getsizeof` of their parts, rounded up.
 _KEY_BYTES, _ITEM_BYTES, _TENSOR_BYTES = 256, 48, 448
@@ -90,23 +95,29 @@ class _Cursor:
         self.pos = 4
         self.items = 0
         self.nested = 0
-        self._u32 = struct.Struct(f"{order}I")
-        self._u64 = struct.Struct(f"{order}Q")
-        self._scalars = {key: struct.Struct(order + code) for key, code in _SCALARS.items()}
+        self._scalars = _FORMS[order]
+        self._u32 = self._scalars[_U32]
+        self._u64 = self._scalars[_U64]
 
     def left(self) -> int:
         return self.window.size - self.pos
 
     def take(self, form: struct.Struct) -> Any:
-        index = self.window.at(self.pos, form.size)
-        self.pos += form.size
-        return form.unpack_from(self.window.data, index)[0]
+        window, size = self.window, form.size
+        index = self.pos - window.base
+        # Asked here too: most numbers lie in the window, and a header has thousands of them.
+        if index < 0 or index + size > len(window.data):
+            index = window.at(self.pos, size)
+        self.pos += size
+        return form.unpack_from(window.data, index)[0]
 
     def u32(self) -> int:
-        return int(self.take(self._u32))
+        value: int = self.take(self._u32)
+        return value
 
     def u64(self) -> int:
-        return int(self.take(self._u64))
+        value: int = self.take(self._u64)
+        return value
 
     def count(self, what: str, cap: int, smallest: int) -> int:
         """Read a count and refuse one that the rest of the file could not hold."""

@@ -101,10 +101,9 @@ class ArchitectureKeys:
 
     def integer(self, key: str, largest: int = _LARGEST) -> int | None:
         """Return a whole number from 0 to ``largest``, or None."""
-        value = self.value(key)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= largest:
-            return value
-        return None
+        value = self._values.get(self._prefix + key)
+        # Nothing else is a whole number here: a flag is a bool.
+        return value if type(value) is int and 0 <= value <= largest else None
 
     def per_layer(self, key: str, layers: int) -> tuple[int, ...] | None:
         """Return one whole number for each layer, or None; a single one stands for all layers."""
