@@ -145,7 +145,9 @@ def condition(
     data = np.array([item.mean for item in observed])
     noise = prior.noise / np.array([item.n for item in observed])
     cross = prior.covariance(wanted, seen, covariate)
-    gain = np.linalg.solve(prior.covariance(seen, seen, covariate) + np.diag(noise), cross.T).T
+    # OpenBLAS wakes its threads to solve for a hundred models, which takes 11 ms where this
+    # takes 0.4; the noise keeps the matrix well away from a singular one.
+    gain = cross @ np.linalg.inv(prior.covariance(seen, seen, covariate) + np.diag(noise))
     missed = (data - mean_seen) - drawn[:, len(wanted) :]
     missed -= rng.standard_normal(missed.shape) * np.sqrt(noise)
     variance -= np.einsum("ij,ij->i", gain, cross)
