@@ -9,6 +9,7 @@ import pytest
 FOLDER = Path(__file__).resolve().parent
 #: Arguments that make each quick, and what its output has to hold.
 TINY = {
+    "bench_eviction.py": (["--help"], ["usage"]),
     "bench_history.py": (
         ["--rows", "5000", "--repeat", "1"],
         ["model_stats", "the latest 20", "SQLite"],
