@@ -27,7 +27,7 @@ MOST_OUTCOMES = 2000
 #: Seconds after which other processes may have recorded something worth knowing.
 FRESH_SECONDS = 1.0
 #: Seconds after which all outcomes are read again, and not only those that came since: their
-#: ages move on, and 2,000 of them take 58 ms to read where the last few take 10.
+#: ages move on, and to read 2,000 of them before each run would take longer than to choose.
 WHOLE_SECONDS = 3600.0
 # Clocks of processes differ: as far back is read for what came since.
 _OVERLAP = timedelta(seconds=10)
