@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -46,19 +47,26 @@ def told(manager: ModelManager) -> str:
     return "\n".join(message.text for message in manager.messages)
 
 
+def llama_workers() -> set[int]:
+    """Return the processes that serve llama.cpp; other tests' models may still be in memory."""
+    found = set()
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if any("LlamaEngine" in word for word in child.cmdline()):
+                found.add(child.pid)
+    return found
+
+
 def test_a_worker_killed_in_mid_generation_is_replaced(manager: ModelManager) -> None:
     """After kill -9 at the first token, the same model answers from a new worker."""
-    killed: list[int] = []
+    killed: set[int] = set()
+    others = llama_workers()
 
     def kill_once(_: str) -> None:
         if not killed:
-            (worker,) = [
-                child.pid
-                for child in psutil.Process().children()
-                if any("LlamaEngine" in word for word in child.cmdline())
-            ]
+            killed.update(llama_workers() - others)
+            (worker,) = killed
             os.kill(worker, signal.SIGKILL)
-            killed.append(worker)
 
     run = manager.run(TASK, QUESTION, Q4_1, parameters=SHORT, on_token=kill_once)
     assert "Paris" in run.output
