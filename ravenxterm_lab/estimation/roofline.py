@@ -10,9 +10,9 @@ HBM are far from their specification there, cards with GDDR are at it. ``a`` and
 are fitted on `llama3_decode_speed.csv` (21 runs, 12 devices; ``tests/benchmarks/bench_speed.py``
 fits them again and prints what other structures give) and taken over for other GPUs. These runs
 are of 2024. Kernels of 2026 are bound by the weights that they unpack in a second rather than by
-bytes: on an H200, Llama 3 in Q4_K_M and in Q8_0 both come to 3.8e12 (own runs,
-``tests/estimation/h200_llama_cpp.json``), which also mends the RTX 5090 of the community's runs
-(half of them were 1.54 times as fast as said, now 1.25 times). ``b`` of
+bytes: 3.8e12 is within 15% of what fits eight models on an H200
+(``tests/estimation/test_estimation_gpu_log.py`` fits it again). The fixed time fits lower there
+(5.9e-5 s a layer); that of 2024 is kept, since one card cannot speak for all others. ``b`` of
 ROCm and Metal is the median of the dense models of 3 billion parameters and more that llama.cpp
 runs in `local_speed.parquet` (57 on an RX 7900 XT: .81; 27 on an M4 Pro: .84), that of Intel
 the median of its 13 runs on two integrated GPUs (4.0). For NPUs nothing better is known than the

@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gpu_shapes import SHAPES
 
-from ravenxterm_lab.estimation import estimate_memory, estimate_speed
+from ravenxterm_lab.estimation import active_bytes, estimate_memory, estimate_speed
 from ravenxterm_lab.estimation.devices import GPU_RESERVE
+from ravenxterm_lab.estimation.roofline import (
+    CONSTANTS,
+    RECENT_WEIGHTS_PER_SECOND,
+    Place,
+    effective_bandwidth,
+)
 from ravenxterm_lab.hardware import GpuDevice, HardwareProfile
 from ravenxterm_lab.metadata import HardwareType, ModelMetadata
 
@@ -95,10 +102,10 @@ def test_what_the_driver_takes_beside_is_within_the_reserve(
 
 
 def test_decode_speed_before_anything_was_measured(models: dict[str, ModelMetadata]) -> None:
-    """The roofline alone: the ceiling of recent kernels is fitted on two rows (Llama 3 8B).
+    """The roofline alone: intervals hold as often as they say, and half of the errors are < 40%.
 
-    All other models, from 1 to 70 billion parameters, dense, mixtures, windowed and latent, must
-    lie in their 80% intervals as often as these say, and half of them within 40%.
+    That is no hold-out for the ceiling, which was fitted on these models (the next test), but for
+    everything else: the fixed time a layer is that of other cards, of 2024.
     """
     card = HardwareProfile.simulate("H200 SXM 141GB, 128 GiB RAM")
     errors, held = [], []
@@ -119,7 +126,42 @@ def test_decode_speed_before_anything_was_measured(models: dict[str, ModelMetada
             ).decode
             assert forecast is not None
             held.append(forecast.low <= load["tokens_per_second"] <= forecast.high)
-            if run["model"] not in ("llama3-8b Q4_K_M", "llama3-8b Q8_0"):
-                errors.append(abs(math.log(load["tokens_per_second"] / forecast.value)))
+            errors.append(abs(math.log(load["tokens_per_second"] / forecast.value)))
     assert statistics.mean(held) >= 0.8
     assert statistics.median(errors) < math.log(1.4)
+
+
+def test_the_ceiling_is_what_fits_the_record(models: dict[str, ModelMetadata]) -> None:
+    """Fixed time and weights a second, fitted to the eight models with an empty cache.
+
+    By least squares of ln; the constant must be within 15% of the fit, whichever model is left
+    out of it.
+    """
+    rows = [
+        (active_bytes(model), weights, model.attention.layers, 1 / load["tokens_per_second"])
+        for run in ON_GPU
+        if run["gpu_layers"] >= 99 and run["flash_attention"]
+        for load in run["loads"]
+        if load["generated"] and not load["depth"]
+        for model in [models[run["model"]]]
+        for weights in [model.active_parameter_count or model.parameter_count]
+    ]
+    assert len(rows) == 8
+
+    def loss(layer: float, rate: float, kept: list[tuple[int, int, int, float]]) -> float:
+        total = 0.0
+        for moved, weights, layers, seconds in kept:
+            place = Place(HardwareType.CUDA, 4.8e12)
+            ceiling = replace(CONSTANTS[HardwareType.CUDA], ceiling=rate * moved / weights)
+            spent = layer * layers + moved / effective_bandwidth(place, ceiling)
+            total += math.log(spent / seconds) ** 2
+        return total
+
+    for left_out in [None, *rows]:
+        kept = [row for row in rows if row is not left_out]
+        _, rate = min(
+            (loss(layer * 1e-6, rate * 1e11, kept), rate * 1e11)
+            for layer in range(30, 100, 2)
+            for rate in range(20, 70)
+        )
+        assert rate == pytest.approx(RECENT_WEIGHTS_PER_SECOND, rel=0.15)
