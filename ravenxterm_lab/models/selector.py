@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from ravenxterm_lab.estimation import Estimator, MemoryForecast
 from ravenxterm_lab.exceptions import RequirementError, StoreError
 from ravenxterm_lab.metadata import HardwareType, ModelMetadata
+from ravenxterm_lab.models.selection_log import record_selection
 from ravenxterm_lab.models.workbench import Workbench
 from ravenxterm_lab.preferences import UserPreferences
 from ravenxterm_lab.requirements import TaskRequirements
@@ -155,7 +155,8 @@ class AdaptiveModelSelector:
         explore = explore and self.preferences.enable_adaptive_selection
         ranked, options = self._rank(_models(available_models), wanted, explore=explore)
         self._last = ranked
-        return Selection(self._record(ranked, wanted), ranked, options)
+        identity = record_selection(self._bench, ranked, wanted, self.preferences)
+        return Selection(identity, ranked, options)
 
     def candidates(
         self, models: Sequence[ModelMetadata], wanted: TaskRequirements
@@ -292,46 +293,6 @@ class AdaptiveModelSelector:
             return options
         # Resolved, so that a peak is found again under the settings that it was measured with.
         return self._bench.runtime(model.runtimes[0]).resolve(model, options)
-
-    def _record(self, ranked: Recommendations, wanted: TaskRequirements) -> str | None:
-        chosen = ranked[0] if ranked else None
-        identity = uuid4().hex
-        done = self._bench.record(
-            "selections",
-            selection=identity,
-            task=ranked.task,
-            chosen=chosen.model.name if chosen else None,
-            fingerprint=chosen.model.fingerprint if chosen else None,
-            probability=chosen.probability_chosen if chosen else None,
-            policy="thompson" if self.preferences.enable_adaptive_selection else "static",
-            requirements=wanted.as_dict(),
-            preferences=self.preferences.model_dump(mode="json"),
-            reason=chosen.explain() if chosen else "no candidate met the constraints",
-        )
-        if done is None:
-            return None
-        for item in ranked:
-            self._bench.record(
-                "candidates",
-                selection=identity,
-                model=item.model.name,
-                fingerprint=item.model.fingerprint,
-                rank=item.rank,
-                score=item.score,
-                feasible=True,
-                reason=item.evidence,
-                parts={part.name: part.contribution for part in item.parts},
-            )
-        for rejection in ranked.rejected:
-            self._bench.record(
-                "candidates",
-                selection=identity,
-                model=rejection.model.name,
-                fingerprint=rejection.model.fingerprint,
-                feasible=False,
-                reason=str(rejection),
-            )
-        return identity
 
 
 def _arm(
