@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import pytest
@@ -87,48 +85,3 @@ def test_copies_for_editing_keep_what_a_person_changed(tmp_path: Path) -> None:
     copied[0].write_text("edited")
     copy_notebooks(tmp_path / "mine")
     assert copied[0].read_text() == "edited"
-
-
-@pytest.fixture
-def shell() -> Iterator[Any]:
-    """Return a real IPython shell with the extension loaded."""
-    from IPython.core.interactiveshell import InteractiveShell
-    from traitlets.config import Config
-
-    config = Config()
-    config.HistoryManager.enabled = False
-    ip = InteractiveShell(config=config)
-    ip.run_line_magic("load_ext", "ravenxterm_lab")
-    yield ip
-    ip.cleanup()
-
-
-def test_the_magics_query_bind_and_explain(shell: Any, tmp_path: Path) -> None:
-    """%%raven_sql binds $name, stores with -o, gives polars with -p; errors are one line."""
-    import polars as pl
-    from IPython.core.error import UsageError
-
-    from ravenxterm_lab import ModelManager
-
-    manager = ModelManager(tmp_path / "none")
-    shell.user_ns["manager"] = manager
-    manager.record_execution_metrics("mine", {"latency": 0.5})
-    shell.user_ns["wanted"] = "mine"
-    query = "SELECT latency FROM executions WHERE model = $wanted"
-    assert shell.run_cell_magic("raven_sql", "", query).fetchall() == [(0.5,)]
-    assert isinstance(shell.run_cell_magic("raven_sql", "-p", query), pl.DataFrame)
-    assert shell.run_cell_magic("raven_sql", "-o kept", query) is None
-    assert shell.user_ns["kept"].fetchall() == [(0.5,)]
-    assert "executions" in str(shell.run_line_magic("raven", "status"))
-    assert len(shell.run_line_magic("raven", "select embedding")) == 0
-    for line, cell, expected in (
-        ("", "SELECT $unknown_name", r"\$unknown_name is not a variable"),
-        ("", "DELETE FROM executions", "read-only"),
-        ("", "SELEC 1", "syntax error"),
-        ("--what", "SELECT 1", "does not know"),
-    ):
-        with pytest.raises(UsageError, match=expected) as caught:
-            shell.run_cell_magic("raven_sql", line, cell)
-        assert "\n" not in str(caught.value)
-    with pytest.raises(UsageError, match="Did you mean 'status'"):
-        shell.run_line_magic("raven", "statu")
