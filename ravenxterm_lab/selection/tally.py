@@ -1,0 +1,162 @@
+"""History kept in memory: the same statistics as the query over the store, one run at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ravenxterm_lab.selection.change import QUALITY_TEST, SPEED_TEST, Change, Detector
+from ravenxterm_lab.selection.evidence import SPEED_HALF_LIFE_DAYS, CellEvidence, Evidence
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+__all__ = ["Tally"]
+
+
+@dataclass(slots=True)
+class _Sum:
+    n: float = 0.0
+    total: float = 0.0
+
+    def add(self, value: float, weight: float = 1.0) -> None:
+        self.n += weight
+        self.total += weight * value
+
+    def scale(self, factor: float) -> None:
+        self.n *= factor
+        self.total *= factor
+
+    @property
+    def mean(self) -> float | None:
+        return self.total / self.n if self.n > 0 else None
+
+
+@dataclass(slots=True)
+class _Cell:
+    runs: int = 0
+    succeeded: int = 0
+    quality: _Sum = field(default_factory=_Sum)
+    speed: _Sum = field(default_factory=_Sum)
+    speed_at: datetime | None = None
+    work: _Sum = field(default_factory=_Sum)
+    first_token: _Sum = field(default_factory=_Sum)
+    watch_quality: Detector = field(default_factory=lambda: Detector(QUALITY_TEST))
+    watch_speed: Detector = field(default_factory=lambda: Detector(SPEED_TEST))
+
+    def add_speed(self, at: datetime, value: float) -> None:
+        if self.speed_at is None or at > self.speed_at:
+            if self.speed_at is not None:
+                self.speed.scale(_weight(self.speed_at, at))
+            self.speed_at = at
+        self.speed.add(value, _weight(at, self.speed_at))
+
+    def evidence(self, now: datetime) -> CellEvidence:
+        weight = 1.0 if self.speed_at is None else _weight(self.speed_at, now)
+        return CellEvidence(
+            runs=self.runs,
+            succeeded=self.succeeded,
+            failed=self.runs - self.succeeded,
+            quality_n=self.quality.n,
+            quality_mean=self.quality.mean,
+            speed_n=self.speed.n * weight,
+            speed_mean=self.speed.mean,
+            work_n=self.work.n,
+            work_mean=self.work.mean,
+            first_token_mean=self.first_token.mean,
+        )
+
+
+class Tally:
+    """Counts executions as they end, and watches each cell for changes.
+
+    Statistics follow the store's query: quality, output length and time to first token count
+    in full, speed with a half-life of 14 days; after a detected change only the window that
+    showed it. A change of speed also restarts the time to first token, since whatever slows
+    a model down (load, heat, another build of its runtime) slows both.
+    """
+
+    def __init__(self) -> None:
+        self._cells: dict[tuple[str, str], _Cell] = {}
+
+    def observe(
+        self,
+        model_key: str,
+        task: str,
+        at: datetime,
+        quality: float | None = None,
+        ln_speed: float | None = None,
+        ln_work: float | None = None,
+        first_token: float | None = None,
+        succeeded: bool = True,
+    ) -> list[Change]:
+        """Count one execution.
+
+        Parameters
+        ----------
+        model_key : str
+            Fingerprint of the model, or its name without one.
+        task : str
+            Normalised task name.
+        at : datetime
+            When it ended; executions come in order of time.
+        quality : float, optional
+            0–1, when it was graded.
+        ln_speed, ln_work : float, optional
+            ln of output tokens (items) per second, and of their number.
+        first_token : float, optional
+            Seconds to the first token.
+        succeeded : bool
+            Whether it ended without an error; of a failure only the quality counts,
+            if someone graded it.
+
+        Returns
+        -------
+        list of Change
+            What this execution makes certain to have changed; mostly nothing.
+        """
+        cell = self._cells.setdefault((model_key, task), _Cell())
+        cell.runs += 1
+        changes = []
+        if quality is not None:
+            cell.quality.add(quality)
+            change = cell.watch_quality.observe(at, quality)
+            if change is not None:
+                changes.append(change)
+                cell.quality = _Sum(change.n, change.n * change.after)
+        if not succeeded:
+            return changes
+        cell.succeeded += 1
+        if ln_speed is not None:
+            cell.add_speed(at, ln_speed)
+        if ln_work is not None:
+            cell.work.add(ln_work)
+        if first_token is not None:
+            cell.first_token.add(first_token)
+        if ln_speed is not None:
+            change = cell.watch_speed.observe(at, ln_speed)
+            if change is not None:
+                changes.append(change)
+                cell.speed, cell.speed_at = _Sum(), None
+                for when, value in cell.watch_speed.recent:
+                    cell.add_speed(when, value)
+                cell.first_token = _Sum()
+                if first_token is not None:
+                    cell.first_token.add(first_token)
+        return changes
+
+    def evidence(self, now: datetime) -> Evidence:
+        """Return the statistics as the policy reads them.
+
+        Parameters
+        ----------
+        now : datetime
+            The moment from which the half-life of speed counts back.
+        """
+        return Evidence({key: cell.evidence(now) for key, cell in self._cells.items()})
+
+
+def _weight(then: datetime, now: datetime) -> float:
+    days = max((now - then).total_seconds(), 0.0) / 86400
+    weight: float = 0.5 ** (days / SPEED_HALF_LIFE_DAYS)
+    return weight

@@ -1,0 +1,112 @@
+"""The tally against the store's query, on the same executions."""
+
+from __future__ import annotations
+
+import math
+import random
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from ravenxterm_lab.selection import CellEvidence, Evidence
+from ravenxterm_lab.selection.tally import Tally
+from ravenxterm_lab.store import Store
+
+NOW = datetime(2027, 1, 15, 8, tzinfo=UTC)
+ANY = pytest.approx
+
+
+class Clock:
+    """Nanoseconds that a test sets."""
+
+    now = 0
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def test_nothing_observed_is_no_evidence() -> None:
+    """An empty tally says what an empty store says."""
+    assert Tally().evidence(NOW) == Evidence.none()
+
+
+def test_the_statistics_are_those_of_the_store(tmp_path: Path) -> None:
+    """Forty steady runs of two models on two tasks: the same cells as the SQL query gives."""
+    rng, clock, tally = random.Random(0), Clock(), Tally()
+    with Store(tmp_path / "store", clock=clock, ingest=False) as store:
+        for number in range(40):
+            at = NOW - timedelta(days=40 - number)
+            clock.now = int(at.timestamp()) * 10**9
+            key, task = rng.choice("ab"), rng.choice(["x", "y"])
+            quality = rng.choice([0.4, 0.5, None])
+            rate, length = rng.uniform(40, 60), rng.randint(50, 80)
+            tally.observe(
+                key, task, at, quality=quality, ln_speed=math.log(rate),
+                ln_work=math.log(length), first_token=0.2, succeeded=number % 7 > 0,
+            )  # fmt: skip
+            metrics: dict[str, object] = {
+                "throughput": rate,
+                "tokens_out": length,
+                "time_to_first_token": 0.2,
+            }
+            if quality is not None:
+                metrics["quality"] = quality
+            if not number % 7:
+                metrics["error"] = "boom"
+            store.record_execution(
+                model=key, fingerprint=key, task=task, hardware="here", metrics=metrics
+            )  # fmt: skip
+        asked = Evidence.from_store(store, hardware="here", now=f"{NOW:%Y-%m-%d %H:%M:%S}")
+    counted = tally.evidence(NOW)
+    assert counted.cells.keys() == asked.cells.keys()
+    assert len(counted.cells) == 4
+    for key, cell in counted.cells.items():
+        for name in CellEvidence.__dataclass_fields__:
+            # The query weighs an hour as a whole, half an hour off at most.
+            assert getattr(cell, name) == ANY(getattr(asked.cells[key], name), rel=2e-3), name
+
+
+def test_after_a_change_of_quality_only_what_is_new_counts() -> None:
+    """The mean follows the new level at once; speed and output length are untouched."""
+    tally = Tally()
+    changes = []
+    for number in range(60):
+        changes += tally.observe(
+            "m", "t", NOW + timedelta(minutes=number),
+            quality=float(number < 40), ln_speed=3.0, ln_work=5.0
+        )  # fmt: skip
+    assert [change.metric for change in changes] == ["quality"]
+    cell = tally.evidence(NOW + timedelta(hours=1)).cell("m", "t")
+    assert cell.quality_mean == 0
+    assert cell.quality_n == 20
+    assert cell.speed_n == ANY(60, rel=0.01)
+    assert cell.work_n == 60
+
+
+def test_after_a_change_of_speed_the_time_to_first_token_starts_again_too() -> None:
+    """A machine that became three times slower has a new speed and a new first token."""
+    tally = Tally()
+    changes = []
+    for number in range(30):
+        slow = 3 if number >= 20 else 1
+        changes += tally.observe(
+            "m", "t", NOW + timedelta(minutes=number),
+            ln_speed=math.log(30 / slow), first_token=0.3 * slow, quality=1.0
+        )  # fmt: skip
+    assert [change.metric for change in changes] == ["speed"]
+    cell = tally.evidence(NOW + timedelta(minutes=30)).cell("m", "t")
+    assert cell.speed_mean == ANY(math.log(10))
+    assert cell.speed_n == ANY(10, rel=0.01)
+    assert cell.first_token_mean == ANY(0.9)
+    assert cell.quality_n == 30
+
+
+def test_of_a_failure_only_a_grade_counts() -> None:
+    """Whatever speed it reported, a failure measures none; an unlabelled run is a run."""
+    tally = Tally()
+    assert tally.observe("m", "t", NOW, quality=0.0, ln_speed=9.0, succeeded=False) == []
+    assert tally.observe("m", "t", NOW) == []
+    assert tally.evidence(NOW).cell("m", "t") == CellEvidence(
+        runs=2, succeeded=1, failed=1, quality_n=1, quality_mean=0.0
+    )
