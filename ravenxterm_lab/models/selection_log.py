@@ -1,22 +1,55 @@
-"""Record a decision with all its candidates."""
+"""Record a decision with what was known of each candidate, so that it can be replayed."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ravenxterm_lab.estimation import MemoryForecast
     from ravenxterm_lab.models.workbench import Workbench
     from ravenxterm_lab.preferences import UserPreferences
     from ravenxterm_lab.requirements import TaskRequirements
-    from ravenxterm_lab.selection import Recommendations
+    from ravenxterm_lab.runtimes import LoadOptions
+    from ravenxterm_lab.selection import Decision, Machine, Recommendations
 
-__all__ = ["record_selection"]
+__all__ = ["Ranking", "record_selection"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """A decision, and all that it was made from but the history.
+
+    Attributes
+    ----------
+    ranked : Recommendations
+        In the order in which the candidates are to be tried, with what was rejected.
+    options : mapping of str to LoadOptions
+        How each would be loaded, by model name.
+    memory : mapping of str to MemoryForecast
+        What each would take (bytes), by model name.
+    machine : Machine
+        What the constraints were held against.
+    decision : Decision or None
+        Scores, draws and facts of the candidates; None when all were rejected.
+    seed : int or None
+        Of the draw that ordered the candidates; None when nothing was explored.
+    """
+
+    ranked: Recommendations
+    options: Mapping[str, LoadOptions]
+    memory: Mapping[str, MemoryForecast]
+    machine: Machine
+    decision: Decision | None
+    seed: int | None
 
 
 def record_selection(
     bench: Workbench,
-    ranked: Recommendations,
+    ranking: Ranking,
     wanted: TaskRequirements,
     preferences: UserPreferences,
 ) -> str | None:
@@ -26,8 +59,8 @@ def record_selection(
     ----------
     bench : Workbench
         Whose store it goes to.
-    ranked : Recommendations
-        As decided, with what was rejected.
+    ranking : Ranking
+        As decided.
     wanted : TaskRequirements
         What was asked for.
     preferences : UserPreferences
@@ -38,6 +71,7 @@ def record_selection(
     str or None
         Its key in both tables; None, with a message, when the store cannot be written.
     """
+    ranked, machine = ranking.ranked, ranking.machine
     chosen = ranked[0] if ranked else None
     identity = uuid4().hex
     done = bench.record(
@@ -51,9 +85,18 @@ def record_selection(
         requirements=wanted.as_dict(),
         preferences=preferences.model_dump(mode="json"),
         reason=chosen.explain() if chosen else "no candidate met the constraints",
+        hardware=bench.hardware.fingerprint,
+        seed=ranking.seed,
+        machine={
+            "devices": [device.value for device in machine.devices],
+            "total": machine.total,
+            "available": machine.available,
+            "budget": machine.budget,
+        },
     )
     if done is None:
         return None
+    predicted = _predicted(ranking)
     for item in ranked:
         bench.record(
             "candidates",
@@ -65,6 +108,10 @@ def record_selection(
             feasible=True,
             reason=item.evidence,
             parts={part.name: part.contribution for part in item.parts},
+            probability=item.probability_chosen,
+            reliability=item.reliability,
+            **predicted[item.model.name],
+            **_load(ranking, item.model.name),
         )
     for rejection in ranked.rejected:
         bench.record(
@@ -74,5 +121,34 @@ def record_selection(
             fingerprint=rejection.model.fingerprint,
             feasible=False,
             reason=str(rejection),
+            constraint_name=rejection.constraint,
+            **_load(ranking, rejection.model.name),
         )
     return identity
+
+
+def _predicted(ranking: Ranking) -> dict[str, dict[str, Any]]:
+    """Return what was predicted of each candidate that was scored, by model name."""
+    decision = ranking.decision
+    if decision is None:
+        return {}
+    return {
+        arm.model.name: {
+            "drawn": float(drawn),
+            "decode_rate": arm.decode_rate,
+            "time_to_first_token": arm.first_token_seconds,
+            "load_seconds": arm.load_seconds,
+            "resident": arm.resident,
+        }
+        for arm, drawn in zip(decision.arms, decision.explored, strict=True)
+    }
+
+
+def _load(ranking: Ranking, name: str) -> dict[str, Any]:
+    options, memory = ranking.options[name], ranking.memory[name]
+    return {
+        "device": options.device.value,
+        "settings": options.settings,
+        "memory_bytes": memory.total_bytes,
+        "memory_measured": memory.measured,
+    }

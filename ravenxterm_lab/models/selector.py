@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ravenxterm_lab.estimation import Estimator, MemoryForecast
 from ravenxterm_lab.exceptions import RequirementError, StoreError
 from ravenxterm_lab.metadata import HardwareType, ModelMetadata
-from ravenxterm_lab.models.selection_log import record_selection
+from ravenxterm_lab.models.selection_log import Ranking, record_selection
 from ravenxterm_lab.models.workbench import Workbench
 from ravenxterm_lab.preferences import UserPreferences
 from ravenxterm_lab.requirements import TaskRequirements
@@ -128,7 +128,7 @@ class AdaptiveModelSelector:
         if top_k is not None and not _is_positive_whole(top_k):
             raise RequirementError(f"top_k must be a whole number of 1 or more, got {top_k!r}.")
         wanted = TaskRequirements.parse(requirements, task_type)
-        ranked, _ = self._rank(_models(available_models), wanted, explore=False)
+        ranked = self._rank(_models(available_models), wanted, explore=False).ranked
         self._last = ranked
         return ranked if top_k is None else ranked[:top_k]
 
@@ -153,10 +153,10 @@ class AdaptiveModelSelector:
         """
         wanted = TaskRequirements.parse(requirements, task_type)
         explore = explore and self.preferences.enable_adaptive_selection
-        ranked, options = self._rank(_models(available_models), wanted, explore=explore)
-        self._last = ranked
-        identity = record_selection(self._bench, ranked, wanted, self.preferences)
-        return Selection(identity, ranked, options)
+        ranking = self._rank(_models(available_models), wanted, explore=explore)
+        self._last = ranking.ranked
+        identity = record_selection(self._bench, ranking, wanted, self.preferences)
+        return Selection(identity, ranking.ranked, ranking.options)
 
     def candidates(
         self, models: Sequence[ModelMetadata], wanted: TaskRequirements
@@ -172,7 +172,8 @@ class AdaptiveModelSelector:
         wanted : TaskRequirements
             Task and hard constraints.
         """
-        return self._rank(models, wanted, explore=False)
+        ranking = self._rank(models, wanted, explore=False)
+        return ranking.ranked, dict(ranking.options)
 
     def why_not(self, name: str) -> WhyNot:
         """Say why a model is not first in the last ranking, and what would change that.
@@ -211,7 +212,10 @@ class AdaptiveModelSelector:
 
     def _rank(
         self, models: Sequence[ModelMetadata], wanted: TaskRequirements, *, explore: bool
-    ) -> tuple[Recommendations, dict[str, LoadOptions]]:
+    ) -> Ranking:
+        # A seed of its own for each decision makes it repeatable from its record. Only an
+        # exploring one moves the generator on; a display is the same every time.
+        seed = int(self._rng.integers(2**63)) if explore else None
         task = wanted.task_type or _common_task(models)
         evidence = self._evidence()
         loaded, reclaimable = self._bench.resident()
@@ -230,35 +234,37 @@ class AdaptiveModelSelector:
                 rejected.append(reason)
             else:
                 arms.append(_arm(estimator, model, memory[model.name], options[model.name], loaded))
-        if not arms:
-            return Recommendations([], rejected, task), options
-        decision = self._decide(arms, task, evidence, machine, explore=explore)
-        late = self._reject_late(decision, wanted)
+        decision = self._decide(arms, task, evidence, machine, seed) if arms else None
+        late = self._reject_late(decision, wanted) if decision else []
         if late:
             rejected += late
             gone = {item.model.name for item in late}
             arms = [arm for arm in arms if arm.model.name not in gone]
-            if not arms:
-                return Recommendations([], rejected, task), options
-            decision = self._decide(arms, task, evidence, machine, explore=explore)
-        items = recommend(decision, [memory[arm.model.name] for arm in decision.arms])
-        return Recommendations(items, rejected, task), options
+            decision = self._decide(arms, task, evidence, machine, seed) if arms else None
+        memories = [memory[arm.model.name] for arm in arms]
+        items = recommend(decision, memories) if decision else []
+        return Ranking(
+            Recommendations(items, rejected, task), options, memory, machine, decision, seed
+        )
 
     def _decide(
-        self, arms: list[Arm], task: str, evidence: Evidence, machine: Machine, *, explore: bool
+        self,
+        arms: list[Arm],
+        task: str,
+        evidence: Evidence,
+        machine: Machine,
+        seed: int | None,
     ) -> Decision:
         import numpy as np
 
-        # Only an exploring decision moves the generator on; a display is the same every time.
-        rng = self._rng if explore else np.random.default_rng(0)
         return decide(
             arms,
             task,
             evidence,
             self.preferences,
             budget_bytes=machine.budget,
-            explore=explore,
-            rng=rng,
+            explore=seed is not None,
+            rng=np.random.default_rng(seed or 0),
         )
 
     @staticmethod

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 #: The highest number among ``migrations/*.sql``.
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 #: The most that one event may hold beside its fixed fields (bytes).
 MAX_PAYLOAD = 16 * 1024 * 1024
@@ -145,12 +145,16 @@ TABLES: Mapping[str, Table] = MappingProxyType(
             2,
             "selection VARCHAR; task VARCHAR; chosen VARCHAR; fingerprint VARCHAR; "
             "probability DOUBLE; policy VARCHAR; requirements JSON; preferences JSON; "
-            "reason VARCHAR",
+            "reason VARCHAR; hardware VARCHAR; seed UBIGINT; machine JSON",
         ),
         "candidates": _table(
             3,
             "selection VARCHAR; model VARCHAR; fingerprint VARCHAR; rank UINTEGER; score DOUBLE; "
-            "feasible BOOLEAN; reason VARCHAR; parts JSON",
+            "feasible BOOLEAN; reason VARCHAR; parts JSON; constraint_name VARCHAR; "
+            "probability DOUBLE; drawn DOUBLE; reliability DOUBLE; device VARCHAR; "
+            "settings VARCHAR; memory_bytes UBIGINT; memory_measured BOOLEAN; "
+            "decode_rate DOUBLE; time_to_first_token DOUBLE; load_seconds DOUBLE; "
+            "resident BOOLEAN",
         ),
         "loads": _table(
             4,

@@ -209,6 +209,8 @@ _BY_COLUMN: dict[tuple[str, str], Callable[[str, object], object]] = {
     ("feedback", "execution"): _execution,
     ("predictions", "execution"): _execution,
     ("selections", "probability"): _fraction,
+    ("candidates", "probability"): _fraction,
+    ("candidates", "reliability"): _fraction,
     ("loads", "seconds"): _at_least_zero("seconds"),
     ("models", "event"): _event,
 }
