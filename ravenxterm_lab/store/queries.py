@@ -40,6 +40,12 @@ _EXPLAIN = re.compile(r"\s*EXPLAIN\b\s*(ANALYZE\b)?\s*(\([^)]*\))?", re.IGNORECA
 _PIVOT = re.compile(r"\s*(FROM\b.*|WITH\b.*)?\b(PIVOT|UNPIVOT)\b", re.IGNORECASE | re.DOTALL)
 _PRAGMA = re.compile(r"(\s|--[^\n]*\n|/\*.*?\*/)*PRAGMA\b", re.IGNORECASE | re.DOTALL)
 _MISSING_TABLE = re.compile(r"Table with name (.+?) does not exist")
+_MISSING_COLUMN = re.compile(
+    r'(?:Referenced column|does not have a column named) "([^"]+)"'
+    r"(?: not found in FROM clause)?(?:.*Candidate bindings: (.*))?"
+)
+# DuckDB lists every signature, which made lines of 5,000 characters.
+_SIGNATURES = re.compile(r"\s*Candidate functions:.*")
 _ALLOWED = (
     "Only one read-only statement is allowed: SELECT, FROM, WITH, VALUES, DESCRIBE, SHOW, "
     "SUMMARIZE, PIVOT or EXPLAIN."
@@ -90,4 +96,10 @@ def one_line(error: Exception) -> str:
     if missing:
         known = [*TABLES, *ROLLUPS, *VIEWS]
         return f"There is no table {missing[1]!r}.{did_you_mean(missing[1], known)}"
-    return text
+    missing = _MISSING_COLUMN.search(text)
+    if missing:
+        near = re.findall(r'"([^"]+)"', missing[2] or "")
+        # DuckDB's candidates are those of the tables in the query, the nearest first.
+        known = near or sorted({c for table in TABLES.values() for c in table.all_columns})
+        return f"There is no column {missing[1]!r}.{did_you_mean(missing[1], known)}"
+    return _SIGNATURES.sub("", text)

@@ -138,8 +138,16 @@ def test_a_misspelt_table_or_column_gets_a_suggestion(filled):
     """The message names the nearest."""
     with pytest.raises(QueryError, match="Did you mean 'executions'"):
         filled.sql("FROM executons")
-    with pytest.raises(QueryError, match="latency"):
-        filled.sql("SELECT latncy FROM executions")
+    for query in ("SELECT latncy FROM executions", "SELECT e.latncy FROM executions AS e"):
+        with pytest.raises(QueryError, match=r"no column 'latncy'\. Did you mean 'latency'\?"):
+            filled.sql(query)
+
+
+def test_an_error_stays_one_short_line(filled):
+    """The many signatures of a function that does not fit are left out."""
+    with pytest.raises(QueryError, match="VARCHAR, INTEGER") as caught:
+        filled.sql("SELECT model + 1 FROM executions")
+    assert len(str(caught.value)) < 200
 
 
 def test_parameters_are_bound_by_place_and_by_name(filled):
