@@ -12,7 +12,7 @@ from ravenxterm_lab.estimation.history import History
 from ravenxterm_lab.estimation.memory import MemoryEstimate, estimate_memory
 from ravenxterm_lab.estimation.search import best_offload, largest_context
 from ravenxterm_lab.estimation.speed import estimate_speed, model_key
-from ravenxterm_lab.estimation.verdict import judge
+from ravenxterm_lab.estimation.verdict import SAFETY_FACTOR, judge
 from ravenxterm_lab.metadata import HardwareType
 from ravenxterm_lab.runtimes.base import LoadOptions
 
@@ -159,6 +159,7 @@ class Estimator:
             total_bytes=total,
             source=f"peak of {many} here with another context, and the formula between the two",
             verdict=judge(total, budget_bytes, pageable_bytes=mapped),
+            needed_bytes=math.ceil(total * SAFETY_FACTOR),
         )
         spread = math.hypot(_MEASURED_SPREAD, _FORMULA_SPREAD * share)
         group = replace(group, tier="interpolated")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from ravenxterm_lab.estimation.devices import DeviceMemory, device_memory
+from ravenxterm_lab.estimation.devices import DeviceMemory, device_memory, needed_bytes
 from ravenxterm_lab.estimation.engines import ENGINES, engine_for, parts_of
 from ravenxterm_lab.estimation.parts import Parts, Settings
 from ravenxterm_lab.estimation.verdict import Verdict, judge
@@ -58,6 +58,10 @@ class MemoryEstimate:
     devices : tuple of DeviceMemory
         The same items device by device: the CPU, then each GPU in the order given; empty when
         a needed fact is missing.
+    needed_bytes : int or None
+        The smallest budget of the system's memory with which it fits: the measured peak, or what
+        the CPU and GPUs without memory of their own take times the safety factor, of an uncertain
+        formula its upper end. None when a needed fact is missing.
     """
 
     engine: str
@@ -76,6 +80,7 @@ class MemoryEstimate:
     source: str
     missing: tuple[str, ...] = ()
     devices: tuple[DeviceMemory, ...] = ()
+    needed_bytes: int | None = None
 
     def describe(self) -> str:
         """Return one line for a person, such as ``"fits: 172 MiB at 2,048 tokens"``."""
@@ -177,8 +182,12 @@ def estimate_memory(
     low = None if total is None else max(total - parts.below, 0)
     high = None if total is None else total + parts.above
     shown = device_memory(parts, devices, budget_bytes, measured_bytes) if known else ()
+    needed = None
+    if known:
+        held = shown[0].total_bytes + sum(one.total_bytes for one in shown[1:] if one.unified)
+        needed = needed_bytes(parts, held)
     if measured_bytes is not None:
-        total = low = high = measured_bytes
+        total = low = high = needed = measured_bytes
         verdict = judge(measured_bytes, budget_bytes, pageable_bytes=parts.mapped, measured=True)
     else:
         verdict = max((one.verdict for one in shown), key=_ORDER.index, default=Verdict.UNKNOWN)
@@ -199,6 +208,7 @@ def estimate_memory(
         source=parts.source if measured_bytes is None else "peak measured on an earlier load here",
         missing=parts.missing if measured_bytes is None else (),
         devices=shown,
+        needed_bytes=needed,
     )
 
 

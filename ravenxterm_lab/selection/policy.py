@@ -143,6 +143,8 @@ class Decision:
         The two multipliers.
     weights : Weights
         In force.
+    beside : tuple of Arm
+        Models that were no candidates, but whose history counts.
     """
 
     arms: tuple[Arm, ...]
@@ -159,6 +161,7 @@ class Decision:
     reliability: NDArray[np.float64]
     person_weight: NDArray[np.float64]
     weights: Weights
+    beside: tuple[Arm, ...] = ()
 
     def order(self) -> list[int]:
         """Return the arms' indices, best first; equal ones by size and then by name."""
@@ -177,6 +180,7 @@ def decide(
     budget_bytes: int,
     explore: bool,
     rng: np.random.Generator,
+    beside: Sequence[Arm] = (),
 ) -> Decision:
     """Score feasible candidates for a task.
 
@@ -201,10 +205,16 @@ def decide(
         Whether an execution follows, so that an exploring draw may order the candidates.
     rng : numpy.random.Generator
         Seeded by the caller.
+    beside : sequence of Arm
+        Models that are no candidates; what was measured of them counts all the same, so that a
+        belief does not move when a constraint lets one more in.
     """
     keys = [model_key(arm.model) for arm in arms]
+    known = [*arms, *beside]
     tasks = sorted({task} | {seen for _, seen in evidence.cells})
-    rows = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+    rows = {
+        key: index for index, key in enumerate(dict.fromkeys(model_key(a.model) for a in known))
+    }
     wanted = [(rows[key], tasks.index(task)) for key in keys]
     seen = {
         (rows[key], tasks.index(name)): cell
@@ -212,8 +222,8 @@ def decide(
         if key in rows
     }
     first_arm: dict[int, Arm] = {}
-    for key, arm in zip(keys, arms, strict=True):
-        first_arm.setdefault(rows[key], arm)
+    for arm in known:
+        first_arm.setdefault(rows[model_key(arm.model)], arm)
     everywhere = dict.fromkeys([*wanted, *seen])
     doublings = _doublings([first_arm[row].model for row in range(len(rows))])
 
@@ -297,6 +307,7 @@ def decide(
         reliability=reliability,
         person_weight=person,
         weights=weights,
+        beside=tuple(beside),
     )
 
 
