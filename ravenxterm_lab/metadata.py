@@ -33,6 +33,7 @@ class ModelType(StrEnum):
     OLLAMA = "ollama"
     TFLITE = "tflite"
     OPENVINO = "openvino"
+    FASTTEXT = "fasttext"
 
 
 class HardwareType(StrEnum):

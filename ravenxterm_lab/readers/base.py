@@ -23,7 +23,7 @@ __all__ = ["FACTS_VERSION", "FileFacts", "Reader", "TensorSignature", "active_pa
 
 #: To be raised with every change of what a reader says of the same file: facts that an earlier
 #: version read are then not trusted, and the files are read again.
-FACTS_VERSION = 4
+FACTS_VERSION = 5
 
 
 def active_parameters(total: int, in_experts: int, experts: tuple[int, int] | None) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ravenxterm_lab.exceptions import ModelFileError
 from ravenxterm_lab.readers.binary import FileWindow, shown
+from ravenxterm_lab.readers.fasttext import FastTextReader
 from ravenxterm_lab.readers.gguf import GGUFReader
 from ravenxterm_lab.readers.onnx import OnnxReader
 from ravenxterm_lab.readers.openvino import OpenVinoReader
@@ -24,6 +25,7 @@ __all__ = ["READERS", "SUFFIXES", "facts_in", "read_facts", "reader_for"]
 READERS: tuple[Reader, ...] = (
     GGUFReader(),
     TfliteReader(),
+    FastTextReader(),
     SafetensorsReader(),
     OpenVinoReader(),
     OnnxReader(),

@@ -14,6 +14,8 @@ __all__ = [
     "CONFIG_BYTES",
     "DIMENSIONS",
     "ELEMENTS",
+    "FASTTEXT_DIMENSION",
+    "FASTTEXT_ENTRIES",
     "FILE_KEPT_BYTES",
     "FILE_READ_BYTES",
     "FILE_SECONDS",
@@ -139,6 +141,11 @@ XML_ELEMENTS = 2_000_000
 XML_NAMES = 16_384
 #: Bytes of one tag with its attributes.
 XML_TOKEN_BYTES = _MIB
+
+#: Elements of one vector of a fastText model (published ones have 16 to 300), and the words,
+#: labels and kept hashes of its dictionary: the library itself takes 30 million.
+FASTTEXT_DIMENSION = 65_536
+FASTTEXT_ENTRIES = 30_000_000
 
 #: Members of a zip archive, and the bytes of its central directory.
 ARCHIVE_MEMBERS = 32_768

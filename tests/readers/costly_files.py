@@ -302,6 +302,30 @@ def tflite_buffers():
     return flat(tensor=flat_tensor("w", []), tensors=1, buffers=110_000)
 
 
+def fasttext_head(words, labels, kept=-1):
+    head = struct.pack("<2i12id", 793712314, 12, 1, *[1] * 5, 3, 3, 0, 0, 0, 100, 0.0)
+    return head + struct.pack("<3i2q", words + labels, words, labels, 1, kept)
+
+
+@scene("a.ftz")
+def fasttext_labels():
+    entry = b"\0" + struct.pack("<qB", 1, 1)
+    return fasttext_head(0, 600_000) + b"".join(
+        wide(n, 60).encode() + entry for n in range(600_000)
+    )
+
+
+@scene("a.ftz")
+def fasttext_long_words():
+    entry = wide(0, 60_000).encode() + b"\0" + bytes(9)
+    return fasttext_head(1000, 0) + entry * 1000
+
+
+@scene("a.ftz")
+def fasttext_hashes():
+    return fasttext_head(0, 0, 5_000_000) + struct.pack("<2i", 1, 4_999_999) * 5_000_000
+
+
 def openvino(body):
     return f'<net name="n" version="11"><layers>{body}</layers></net>'.encode()
 

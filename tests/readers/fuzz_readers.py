@@ -117,6 +117,7 @@ NAMES = (
     ("openvino text", "a.xml", "openvino"),
     ("safetensors text", "b.safetensors", "safetensors"),
     ("onnx graph", "b.onnx", "onnx"),
+    ("fasttext", "a.ftz", "fasttext"),
 )
 _DRESSES = {
     "pickle in a zip": _zipped,
@@ -174,6 +175,12 @@ def kinds(directory: Path) -> list[Kind]:
         "openvino text": [graph, looped],
         "safetensors text": [tensors[8 : 8 + int.from_bytes(tensors[:8], "little")]],
         "onnx graph": [onnx.load_from_string(network).graph.SerializeToString()],
+        "fasttext": [
+            bytes_of(files.fasttext_file, "s.ftz", bucket=3, ngrams=(1, 2)),
+            bytes_of(files.fasttext_file, "t.ftz", model=1, loss=2),
+            # The centroids are most of a quantized model: of one column they are fewest.
+            bytes_of(files.fasttext_file, "u.ftz", bucket=9, pruned=[(8, 0)], width=1, dim=1),
+        ],
     }  # fmt: skip
     return [
         Kind(

@@ -13,6 +13,7 @@ import flatbuffers
 import gguf
 import numpy as np
 import onnx
+from fasttext_files import fasttext_file, pruned_file
 from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
@@ -495,10 +496,12 @@ WRITERS = {
     "pytorch": ("model.pt", torch_file),
     "tflite": ("model.tflite", tflite_file),
     "openvino": ("openvino_model.xml", openvino_file),
+    "fasttext": ("words.ftz", fasttext_file),
 }
 #: The same for what one reader takes besides.
 VARIANTS = {
     "pytorch-script": ("model.pt", script_file),
     "pytorch-joblib": ("model.joblib", joblib_file),
+    "fasttext-quantized": ("pruned.ftz", pruned_file),
     "gguf-big-endian": ("big.gguf", partial(gguf_file, big_endian=True)),
 }

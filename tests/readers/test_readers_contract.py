@@ -18,9 +18,9 @@ from ravenxterm_lab.readers import READERS, Reader, fingerprint, read_facts, rea
 from ravenxterm_lab.readers.binary import FileWindow
 
 FORMATS = [
-    "gguf", "safetensors", "onnx", "pytorch", "tflite", "openvino",
+    "gguf", "safetensors", "onnx", "pytorch", "tflite", "openvino", "fasttext",
     # The same readers, on what else they take.
-    "gguf-big-endian", "pytorch-script", "pytorch-joblib",
+    "gguf-big-endian", "pytorch-script", "pytorch-joblib", "fasttext-quantized",
 ]  # fmt: skip
 
 

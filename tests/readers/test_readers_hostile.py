@@ -74,7 +74,12 @@ def openvino_of(files, path, text):
     return files.openvino_file(path / "a.xml", name=safe, inputs=safe, outputs=safe)
 
 
-MAKERS = [gguf_of, safetensors_of, onnx_of, pickle_of, tflite_of, openvino_of]
+def fasttext_of(files, path, text):
+    raw = text.replace("\x00", "").encode()  # a word ends there
+    return files.fasttext_file(path / "a.ftz", words=[b"x" + raw], labels=[raw, b"y" + raw])
+
+
+MAKERS = [gguf_of, safetensors_of, onnx_of, pickle_of, tflite_of, openvino_of, fasttext_of]
 
 
 @pytest.mark.parametrize("make", MAKERS)
