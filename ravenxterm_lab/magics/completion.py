@@ -78,7 +78,7 @@ class Catalogue:
         tables: dict[str, list[str]] = {}
         for table, column in manager.sql(
             "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal "
-            "ORDER BY table_name, column_index"
+            "GROUP BY ALL ORDER BY table_name, min(column_index)"
         ).fetchall():
             tables.setdefault(table, []).append(column)
         functions = manager.sql(
