@@ -129,8 +129,8 @@ class Planner:
         For what each step takes.
     budget : callable
         Returns the bytes that a load may take now.
-    devices : tuple of HardwareType
-        Those that preferences and requirements allow.
+    devices : callable
+        Returns the devices that preferences and requirements allow.
     least_context : int or None
         Tokens that the input or the requirements need; None forbids smaller contexts.
     """
@@ -141,7 +141,7 @@ class Planner:
         estimator: Estimator,
         *,
         budget: Callable[[], int],
-        devices: tuple[HardwareType, ...],
+        devices: Callable[[], tuple[HardwareType, ...]],
         least_context: int | None,
     ) -> None:
         self._selection = selection
@@ -190,7 +190,10 @@ class Planner:
         fewer = self._fewer_layers(item, smallest)
         if fewer is not None:
             yield f"{fewer.gpu_layers} GPU layers", fewer
-        if HardwareType.CPU in self._devices and HardwareType.CPU in item.model.preferred_hardware:
+        if (
+            HardwareType.CPU in self._devices()
+            and HardwareType.CPU in item.model.preferred_hardware
+        ):
             yield "on the CPU", replace(asked, device=HardwareType.CPU, gpu_layers=0)
 
     def _contexts(self, asked: int | None) -> list[int]:

@@ -248,7 +248,10 @@ class ModelManager(Displayed, Estimating, Measuring, Planning):
             On an unknown task, requirement or parameter, or input of the wrong kind.
         """
         wanted = task_requirements(task_type, requirements, "run")
-        selection = self.selector.select(self.registry.candidates, requirements=wanted)
+        # Recorded once the answer has begun: nothing is to wait for that.
+        selection = self.selector.select(
+            self.registry.candidates, requirements=wanted, record=False
+        )
         request = Request(inputs, parameters, on_token, timeout)
         return run_selection(self._bench, self.pool, selection, wanted, request)
 

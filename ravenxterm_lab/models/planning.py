@@ -65,7 +65,7 @@ class Planning:
         models = list(self.registry.available_models.values())
         ranked, options = self.selector.candidates(models, wanted)
         request = Request(inputs, parameters)
-        return make_planner(self._bench, Selection(None, ranked, options), wanted, request).plan()
+        return make_planner(self._bench, Selection(ranked, options), wanted, request).plan()
 
 
 def task_requirements(

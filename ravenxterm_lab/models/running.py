@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ravenxterm_lab.estimation import Estimator
+    from ravenxterm_lab.metadata import HardwareType
     from ravenxterm_lab.models.selector import Selection
     from ravenxterm_lab.models.workbench import Workbench
     from ravenxterm_lab.requirements import TaskRequirements
@@ -58,9 +59,12 @@ def make_planner(
     bench: Workbench, selection: Selection, wanted: TaskRequirements, request: Request
 ) -> Planner:
     """Return what says how each candidate of a selection could be loaded otherwise."""
-    devices = bench.machine(bench.preferences).devices
-    if wanted.required_hardware:
-        devices = tuple(device for device in devices if device in wanted.required_hardware)
+
+    def devices() -> tuple[HardwareType, ...]:
+        present = bench.machine(bench.preferences).devices
+        if not wanted.required_hardware:
+            return present
+        return tuple(device for device in present if device in wanted.required_hardware)
 
     def budget() -> int:
         return bench.machine(bench.preferences, reclaimable=bench.resident()[1]).limit
@@ -93,10 +97,13 @@ def run_selection(
     """
     attempts: list[Attempt] = []
     walk = Walk(make_planner(bench, selection, wanted, request), iter(selection.ranked))
-    while (step := walk.next()) is not None:
-        report = _try(bench, pool, selection, walk, step, request, attempts)
-        if report is not None:
-            return report
+    try:
+        while (step := walk.next()) is not None:
+            report = _try(bench, pool, selection, walk, step, request, attempts)
+            if report is not None:
+                return report
+    finally:
+        selection.id  # noqa: B018 - recorded by now, whatever happened
     attempts += [
         Attempt(item.model.name, FailureKind.MISSING_RUNTIME, reason, step="not tried")
         for item, reason in walk.skipped
@@ -123,7 +130,6 @@ def _try(
         "runtime": model.runtimes[0],
         "settings": options.settings,
         "hardware": bench.hardware.fingerprint,
-        "selection": selection.id,
     }
     asked = started = time.perf_counter()
     load_seconds = 0.0
@@ -133,7 +139,9 @@ def _try(
 
     def record(metrics: dict[str, Any]) -> ExecutionId | None:
         numbered = {"attempt": len(attempts) + 1, "step": step.change}
-        return bench.record_execution(metrics={**metrics, **numbered}, **context)
+        return bench.record_execution(
+            metrics={**metrics, **numbered}, selection=selection.id, **context
+        )
 
     def record_failure(error: str, failure: str) -> None:
         latency = time.perf_counter() - started
@@ -153,7 +161,7 @@ def _try(
                     task,
                     request.inputs,
                     parameters=request.parameters,
-                    on_token=request.on_token,
+                    on_token=_recording(selection, request.on_token),
                     timeout=request.timeout,
                 )
             except RuntimeFailureError:
@@ -191,6 +199,24 @@ def _try(
         attempts=tuple(attempts),
         energy=joules.get("energy"),
     )
+
+
+def _recording(
+    selection: Selection, on_token: Callable[[str], None] | None
+) -> Callable[[str], None] | None:
+    """Return an ``on_token`` that records the decision behind the first piece of the answer."""
+    if on_token is None:
+        return None
+    log = selection.log
+
+    def heard(text: str) -> None:
+        nonlocal log
+        on_token(text)
+        if log is not None:
+            log.record()
+            log = None
+
+    return heard
 
 
 def _record_outcome(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
+
+from ravenxterm_lab.selection import Rejection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,9 +18,9 @@ if TYPE_CHECKING:
     from ravenxterm_lab.preferences import UserPreferences
     from ravenxterm_lab.requirements import TaskRequirements
     from ravenxterm_lab.runtimes import LoadOptions
-    from ravenxterm_lab.selection import Decision, Machine, Recommendations
+    from ravenxterm_lab.selection import Decision, Machine, Recommendation, Recommendations
 
-__all__ = ["Ranking", "record_selection"]
+__all__ = ["Ranking", "SelectionLog"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +51,10 @@ class Ranking:
     seed: int | None
 
 
-def record_selection(
-    bench: Workbench,
-    ranking: Ranking,
-    wanted: TaskRequirements,
-    preferences: UserPreferences,
-) -> str | None:
-    """Record a decision in the tables ``selections`` and ``candidates``.
+class SelectionLog:
+    """Records a decision once in the tables ``selections`` and ``candidates``, when it is asked to.
+
+    A hundred candidates take some milliseconds, which need not pass before the first token.
 
     Parameters
     ----------
@@ -65,66 +66,104 @@ def record_selection(
         What was asked for.
     preferences : UserPreferences
         In force at the decision.
-
-    Returns
-    -------
-    str or None
-        Its key in both tables; None, with a message, when the store cannot be written.
     """
+
+    def __init__(
+        self,
+        bench: Workbench,
+        ranking: Ranking,
+        wanted: TaskRequirements,
+        preferences: UserPreferences,
+    ) -> None:
+        self._bench = bench
+        self._ranking = ranking
+        self._wanted = wanted
+        self._preferences = preferences
+        self._identity = uuid4().hex
+        self._left: deque[Recommendation | Rejection] = deque(ranking.ranked)
+        self._left.extend(ranking.ranked.rejected)
+        self._lock = threading.RLock()
+        self._key: str | None = None
+        self._begun = self._done = False
+
+    def record(self) -> str | None:
+        """Record it, or what of it an interrupt has left unrecorded.
+
+        Returns
+        -------
+        str or None
+            Its key in both tables; None, with a message, when the store cannot be written.
+        """
+        if self._done:
+            return self._key
+        with self._lock:
+            if not self._begun:
+                head = _head(self._bench, self._ranking, self._wanted, self._preferences)
+                done = self._bench.record("selections", selection=self._identity, **head)
+                self._begun, self._done = True, done is None
+                self._key = None if done is None else self._identity
+            if not self._done:
+                predicted = _predicted(self._ranking)
+                while self._left:
+                    fields = _fields(self._ranking, self._left[0], predicted)
+                    self._bench.record("candidates", selection=self._identity, **fields)
+                    self._left.popleft()
+                self._done = True
+        return self._key
+
+
+def _head(
+    bench: Workbench, ranking: Ranking, wanted: TaskRequirements, preferences: UserPreferences
+) -> dict[str, Any]:
     ranked, machine = ranking.ranked, ranking.machine
     chosen = ranked[0] if ranked else None
-    identity = uuid4().hex
-    done = bench.record(
-        "selections",
-        selection=identity,
-        task=ranked.task,
-        chosen=chosen.model.name if chosen else None,
-        fingerprint=chosen.model.fingerprint if chosen else None,
-        probability=chosen.probability_chosen if chosen else None,
-        policy="thompson" if preferences.enable_adaptive_selection else "static",
-        requirements=wanted.as_dict(),
-        preferences=preferences.model_dump(mode="json"),
-        reason=chosen.explain() if chosen else "no candidate met the constraints",
-        hardware=bench.hardware.fingerprint,
-        seed=ranking.seed,
-        machine={
+    return {
+        "task": ranked.task,
+        "chosen": chosen.model.name if chosen else None,
+        "fingerprint": chosen.model.fingerprint if chosen else None,
+        "probability": chosen.probability_chosen if chosen else None,
+        "policy": "thompson" if preferences.enable_adaptive_selection else "static",
+        "requirements": wanted.as_dict(),
+        "preferences": preferences.model_dump(mode="json"),
+        "reason": chosen.explain() if chosen else "no candidate met the constraints",
+        "hardware": bench.hardware.fingerprint,
+        "seed": ranking.seed,
+        "machine": {
             "devices": [device.value for device in machine.devices],
             "total": machine.total,
             "available": machine.available,
             "budget": machine.budget,
         },
-    )
-    if done is None:
-        return None
-    predicted = _predicted(ranking)
-    for item in ranked:
-        bench.record(
-            "candidates",
-            selection=identity,
-            model=item.model.name,
-            fingerprint=item.model.fingerprint,
-            rank=item.rank,
-            score=item.score,
-            feasible=True,
-            reason=item.evidence,
-            parts={part.name: part.contribution for part in item.parts},
-            probability=item.probability_chosen,
-            reliability=item.reliability,
-            **predicted[item.model.name],
-            **_load(ranking, item.model.name),
-        )
-    for rejection in ranked.rejected:
-        bench.record(
-            "candidates",
-            selection=identity,
-            model=rejection.model.name,
-            fingerprint=rejection.model.fingerprint,
-            feasible=False,
-            reason=str(rejection),
-            constraint_name=rejection.constraint,
-            **_load(ranking, rejection.model.name),
-        )
-    return identity
+    }
+
+
+def _fields(
+    ranking: Ranking, item: Recommendation | Rejection, predicted: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what is recorded of one candidate."""
+    name = item.model.name
+    if isinstance(item, Rejection):
+        return {
+            "model": name,
+            "fingerprint": item.model.fingerprint,
+            "feasible": False,
+            "reason": str(item),
+            "constraint_name": item.constraint,
+            **_load(ranking, name),
+        }
+    return {
+        "model": name,
+        "fingerprint": item.model.fingerprint,
+        "rank": item.rank,
+        "score": item.score,
+        "feasible": True,
+        "reason": item.evidence,
+        "parts": {part.name: part.contribution for part in item.parts},
+        "probability": item.probability_chosen,
+        "reliability": item.reliability,
+        **predicted[name],
+        **_load(ranking, name),
+    }
 
 
 def _predicted(ranking: Ranking) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ravenxterm_lab.estimation import Estimator, MemoryForecast
 from ravenxterm_lab.exceptions import RequirementError, StoreError
 from ravenxterm_lab.metadata import HardwareType, ModelMetadata
-from ravenxterm_lab.models.selection_log import Ranking, record_selection
+from ravenxterm_lab.models.selection_log import Ranking, SelectionLog
 from ravenxterm_lab.models.workbench import Workbench
 from ravenxterm_lab.preferences import UserPreferences
 from ravenxterm_lab.requirements import TaskRequirements
@@ -42,21 +42,29 @@ _UNKNOWN_FIRST_TOKEN = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A recorded decision.
+    """A decision.
 
     Attributes
     ----------
-    id : str or None
-        Its key in the tables ``selections`` and ``candidates``; None when nothing recorded it.
     ranked : Recommendations
         In the order in which the candidates are to be tried.
     options : mapping of str to LoadOptions
         How each would be loaded, by model name.
+    log : SelectionLog or None
+        Records it; None where nothing is to be recorded.
     """
 
-    id: str | None
     ranked: Recommendations
     options: Mapping[str, LoadOptions]
+    log: SelectionLog | None = None
+
+    @property
+    def id(self) -> str | None:
+        """Its key in the tables ``selections`` and ``candidates``; None when nothing records it.
+
+        Who asks first waits until it is recorded.
+        """
+        return None if self.log is None else self.log.record()
 
 
 class AdaptiveModelSelector:
@@ -139,6 +147,7 @@ class AdaptiveModelSelector:
         requirements: Mapping[str, Any] | TaskRequirements | None = None,
         *,
         explore: bool = True,
+        record: bool = True,
     ) -> Selection:
         """Choose a model, and record the decision with all its candidates.
 
@@ -150,13 +159,17 @@ class AdaptiveModelSelector:
             Set it when an execution follows: a seeded posterior draw then orders the
             candidates (never across a constraint). Ignored when
             ``enable_adaptive_selection`` is off.
+        record : bool
+            Whether to record it now; otherwise `Selection.id` does, when it is first asked for.
         """
         wanted = TaskRequirements.parse(requirements, task_type)
         explore = explore and self.preferences.enable_adaptive_selection
         ranking = self._rank(_models(available_models), wanted, explore=explore)
         self._last = ranking.ranked
-        identity = record_selection(self._bench, ranking, wanted, self.preferences)
-        return Selection(identity, ranking.ranked, ranking.options)
+        log = SelectionLog(self._bench, ranking, wanted, self.preferences)
+        if record:
+            log.record()
+        return Selection(ranking.ranked, ranking.options, log)
 
     def candidates(
         self, models: Sequence[ModelMetadata], wanted: TaskRequirements
