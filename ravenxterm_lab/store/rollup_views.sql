@@ -25,7 +25,7 @@ GROUP BY ALL;
 CREATE OR REPLACE VIEW judgements AS
 SELECT
     e.session, e.seq, e.model, e.fingerprint, e.task,
-    e.quality AS measured, j.quality AS judged, j.ts
+    e.quality AS measured, j.quality AS judged, j.ts, e.ts AS executed, e.settings
 FROM executions AS e
 JOIN (
     SELECT
@@ -169,6 +169,8 @@ COMMENT ON COLUMN judgements.task IS 'Task, such as text_generation.';
 COMMENT ON COLUMN judgements.measured IS 'Quality as measured by the caller (0-1).';
 COMMENT ON COLUMN judgements.judged IS 'Quality as judged, which replaces it (0-1).';
 COMMENT ON COLUMN judgements.ts IS 'When it was judged (UTC, microseconds).';
+COMMENT ON COLUMN judgements.executed IS 'When the execution was recorded (UTC, microseconds).';
+COMMENT ON COLUMN judgements.settings IS 'Settings of the runtime in force.';
 COMMENT ON VIEW model_stats IS
     'Per model and task: runs, successes, and the latency and throughput of the successful runs.';
 COMMENT ON COLUMN model_stats.model IS 'Name of the model in its registry.';

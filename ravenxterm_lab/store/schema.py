@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 #: The highest number among ``migrations/*.sql``.
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 
 #: The most that one event may hold beside its fixed fields (bytes).
 MAX_PAYLOAD = 16 * 1024 * 1024
@@ -189,6 +189,13 @@ TABLES: Mapping[str, Table] = MappingProxyType(
             "license VARCHAR; source VARCHAR; event VARCHAR",
         ),
         "scans": _table(11, "path VARCHAR; signature VARCHAR; facts JSON"),
+        "changes": _table(
+            12,
+            "metric VARCHAR; model VARCHAR; fingerprint VARCHAR; task VARCHAR; runtime VARCHAR; "
+            "device VARCHAR; settings VARCHAR; hardware VARCHAR; since UBIGINT; "
+            "first_execution VARCHAR; noticed UBIGINT; noticed_execution VARCHAR; "
+            "before DOUBLE; after DOUBLE; runs UBIGINT; statistic DOUBLE",
+        ),
     }
 )
 

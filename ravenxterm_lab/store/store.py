@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import date, datetime
 
-    from ravenxterm_lab.store.result import QueryResult
+    from ravenxterm_lab.store.restoring import RestoreReport
+from ravenxterm_lab.store.result import QueryResult
 
 __all__ = ["Store", "StoreInfo"]
 
@@ -209,7 +210,7 @@ class Store:
         table : str
             ``selections``, ``candidates``, ``loads``, ``predictions``,
             ``hardware_samples``, ``preference_changes``, ``messages``, ``feedback``,
-            ``models`` or ``scans``.
+            ``models``, ``scans`` or ``changes``.
         **fields
             Values by column, in the units of the columns' comments; None is NULL.
 
@@ -366,6 +367,27 @@ class Store:
             return work.run(remove=False)
         with self._holding():
             return work.run(remove=True, clock=self._clock)
+
+    def restore(self, path: str | os.PathLike[str]) -> RestoreReport:
+        """Bring rows back that `export` wrote, or those of another machine's store.
+
+        Parameters
+        ----------
+        path : path
+            A Parquet file, or a directory with such files at any depth. Each says in its
+            footer which table it is of. A row that is there already is left as it is.
+
+        Raises
+        ------
+        StoreError
+            If a file is no export or cannot be read, or the store stays busy for a minute;
+            nothing is restored then.
+        """
+        from ravenxterm_lab.store.restoring import restore
+
+        self.ingest_now()
+        with self._holding():
+            return restore(self._directory, path, clock=self._clock)
 
     def compact(self, *, force: bool = True) -> CompactionReport:
         """Rewrite the database in the order of time, and give free space back to the disk.

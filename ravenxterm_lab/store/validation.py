@@ -208,6 +208,8 @@ _BY_COLUMN: dict[tuple[str, str], Callable[[str, object], object]] = {
     ("feedback", "quality"): _fraction,
     ("feedback", "execution"): _execution,
     ("predictions", "execution"): _execution,
+    ("changes", "first_execution"): _execution,
+    ("changes", "noticed_execution"): _execution,
     ("selections", "probability"): _fraction,
     ("candidates", "probability"): _fraction,
     ("candidates", "reliability"): _fraction,
