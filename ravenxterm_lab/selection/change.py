@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from numpy.typing import NDArray
@@ -127,6 +128,10 @@ class Detector:
     ----------
     test : WindowTest
         What to look for.
+    recent : sequence of (datetime, float)
+        Observations that were looked at before, oldest first, to go on from.
+    older_n, older_sum : float
+        Number and sum of those before them.
 
     Notes
     -----
@@ -135,11 +140,18 @@ class Detector:
     is kept, so that the same change is reported once.
     """
 
-    def __init__(self, test: WindowTest) -> None:
+    def __init__(
+        self,
+        test: WindowTest,
+        recent: Sequence[tuple[datetime, float]] = (),
+        older_n: float = 0,
+        older_sum: float = 0.0,
+    ) -> None:
         self.test = test
-        self._recent: list[tuple[datetime, float]] = []
-        self._older_n = 0
-        self._older_sum = 0.0
+        cut = max(len(recent) - test.longest, 0)
+        self._recent = list(recent[cut:])
+        self._older_n = older_n + cut
+        self._older_sum = older_sum + sum(value for _, value in recent[:cut])
 
     @property
     def recent(self) -> tuple[tuple[datetime, float], ...]:

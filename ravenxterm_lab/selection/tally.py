@@ -41,6 +41,8 @@ class _Cell:
     speed_at: datetime | None = None
     work: _Sum = field(default_factory=_Sum)
     first_token: _Sum = field(default_factory=_Sum)
+    # Those of the runs that a change of speed may turn out to have begun with.
+    firsts: list[tuple[datetime, float]] = field(default_factory=list)
     watch_quality: Detector = field(default_factory=lambda: Detector(QUALITY_TEST))
     watch_speed: Detector = field(default_factory=lambda: Detector(SPEED_TEST))
 
@@ -133,6 +135,7 @@ class Tally:
             cell.work.add(ln_work)
         if first_token is not None:
             cell.first_token.add(first_token)
+            cell.firsts.append((at, first_token))
         if ln_speed is not None:
             change = cell.watch_speed.observe(at, ln_speed)
             if change is not None:
@@ -141,8 +144,11 @@ class Tally:
                 for when, value in cell.watch_speed.recent:
                     cell.add_speed(when, value)
                 cell.first_token = _Sum()
-                if first_token is not None:
-                    cell.first_token.add(first_token)
+                for when, seconds in cell.firsts:
+                    if when >= change.at:
+                        cell.first_token.add(seconds)
+            oldest = cell.watch_speed.recent[0][0]
+            cell.firsts = [one for one in cell.firsts if one[0] >= oldest]
         return changes
 
     def evidence(self, now: datetime) -> Evidence:
