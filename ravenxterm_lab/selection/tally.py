@@ -53,6 +53,14 @@ class _Cell:
             self.speed_at = at
         self.speed.add(value, _weight(at, self.speed_at))
 
+    def grade(self, at: datetime, value: float) -> list[Change]:
+        self.quality.add(value)
+        change = self.watch_quality.observe(at, value)
+        if change is None:
+            return []
+        self.quality = _Sum(change.n, change.n * change.after)
+        return [change]
+
     def evidence(self, now: datetime) -> CellEvidence:
         weight = 1.0 if self.speed_at is None else _weight(self.speed_at, now)
         return CellEvidence(
@@ -91,6 +99,7 @@ class Tally:
         ln_work: float | None = None,
         first_token: float | None = None,
         succeeded: bool = True,
+        here: bool = True,
     ) -> list[Change]:
         """Count one execution.
 
@@ -111,6 +120,9 @@ class Tally:
         succeeded : bool
             Whether it ended without an error; of a failure only the quality counts,
             if someone graded it.
+        here : bool
+            Whether it ran on this hardware; elsewhere only its quality and the length of its
+            output count.
 
         Returns
         -------
@@ -118,17 +130,13 @@ class Tally:
             What this execution makes certain to have changed; mostly nothing.
         """
         cell = self._cells.setdefault((model_key, task), _Cell())
-        cell.runs += 1
-        changes = []
-        if quality is not None:
-            cell.quality.add(quality)
-            change = cell.watch_quality.observe(at, quality)
-            if change is not None:
-                changes.append(change)
-                cell.quality = _Sum(change.n, change.n * change.after)
+        cell.runs += here
+        changes = [] if quality is None else cell.grade(at, quality)
         if not succeeded:
             return changes
-        cell.succeeded += 1
+        cell.succeeded += here
+        if not here:
+            ln_speed = first_token = None
         if ln_speed is not None:
             cell.add_speed(at, ln_speed)
         if ln_work is not None:
@@ -150,6 +158,40 @@ class Tally:
             oldest = cell.watch_speed.recent[0][0]
             cell.firsts = [one for one in cell.firsts if one[0] >= oldest]
         return changes
+
+    def judge(
+        self,
+        model_key: str,
+        task: str,
+        at: datetime,
+        quality: float,
+        replaced: float | None = None,
+    ) -> list[Change]:
+        """Count a judgement of an execution that was counted before.
+
+        Parameters
+        ----------
+        model_key, task : str
+            As that execution was counted.
+        at : datetime
+            When it was judged.
+        quality : float
+            0–1.
+        replaced : float, optional
+            Its quality until now, if it had one.
+
+        Returns
+        -------
+        list of Change
+            As for `observe`; a judgement that replaces another shifts the sum and shows nothing.
+        """
+        cell = self._cells.setdefault((model_key, task), _Cell())
+        if replaced is None:
+            return cell.grade(at, quality)
+        # What it replaces may lie before a change, and count no more.
+        total = cell.quality.total + quality - replaced
+        cell.quality.total = min(max(total, 0.0), cell.quality.n)
+        return []
 
     def evidence(self, now: datetime) -> Evidence:
         """Return the statistics as the policy reads them.

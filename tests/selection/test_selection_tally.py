@@ -110,3 +110,45 @@ def test_of_a_failure_only_a_grade_counts() -> None:
     assert tally.evidence(NOW).cell("m", "t") == CellEvidence(
         runs=2, succeeded=1, failed=1, quality_n=1, quality_mean=0.0
     )
+
+
+def test_late_judgements_and_other_machines_count_as_in_the_store(tmp_path: Path) -> None:
+    """A judgement adds or replaces; of a run elsewhere only quality and length count."""
+    clock, tally = Clock(), Tally()
+    with Store(tmp_path / "store", clock=clock, ingest=False) as store:
+        for number in range(12):
+            at = NOW - timedelta(days=12 - number)
+            clock.now = int(at.timestamp()) * 10**9
+            here = number % 3 > 0
+            measured = 0.5 if number % 2 else None
+            tally.observe(
+                "m", "t", at, quality=measured, ln_speed=math.log(50 + number),
+                ln_work=math.log(60), first_token=0.1 * number, here=here,
+            )  # fmt: skip
+            metrics: dict[str, object] = {
+                "throughput": 50.0 + number, "tokens_out": 60, "time_to_first_token": 0.1 * number,
+            }  # fmt: skip
+            if measured is not None:
+                metrics["quality"] = measured
+            execution = store.record_execution(
+                model="m", fingerprint="m", task="t", hardware="here" if here else "there",
+                metrics=metrics,
+            )  # fmt: skip
+            if number > 8:
+                store.record("feedback", execution=str(execution), quality=0.25)
+                assert tally.judge("m", "t", at, 0.25, replaced=measured) == []
+        asked = Evidence.from_store(store, hardware="here", now=f"{NOW:%Y-%m-%d %H:%M:%S}")
+    counted, expected = tally.evidence(NOW).cell("m", "t"), asked.cell("m", "t")
+    assert counted.runs == expected.runs == 8
+    assert expected.quality_n == 7
+    for name in CellEvidence.__dataclass_fields__:
+        assert getattr(counted, name) == ANY(getattr(expected, name), rel=2e-3), name
+
+
+def test_a_judgement_of_what_no_longer_counts_keeps_the_mean_a_quality() -> None:
+    """Replacing a grade from before a change cannot push the mean below 0 or above 1."""
+    tally = Tally()
+    for _ in range(3):
+        tally.observe("m", "t", NOW, quality=0.0)
+    tally.judge("m", "t", NOW, 0.0, replaced=1.0)
+    assert tally.evidence(NOW).cell("m", "t").quality_mean == 0.0
