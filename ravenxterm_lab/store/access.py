@@ -55,12 +55,17 @@ def reading(
 
 @contextlib.contextmanager
 def writing(
-    directory: Path, *, patience: float, stop: Callable[[], bool] | None = None
+    directory: Path,
+    *,
+    patience: float,
+    stop: Callable[[], bool] | None = None,
+    create: bool = False,
 ) -> Iterator[duckdb.DuckDBPyConnection | None]:
     """Attach the file for writing, migrated, with the gate held alone.
 
     The caller holds ``ingest.lock``, and commits; what it did not commit is undone.
-    None when readers hold the gate for longer than ``patience`` seconds.
+    None when readers hold the gate for longer than ``patience`` seconds. With ``create`` a
+    file that does not exist is made, empty.
 
     Raises
     ------
@@ -77,6 +82,8 @@ def writing(
         if not obtained:
             yield None
             return
+        if create and not (directory / database.DATABASE).exists():
+            database.create(directory)
         journal.attach_for_writing(connection, directory)
         connection.execute(f"USE {database.CATALOGUE}")
         yield connection

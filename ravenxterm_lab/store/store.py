@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from datetime import date, datetime
 
     from ravenxterm_lab.store.restoring import RestoreReport
-from ravenxterm_lab.store.result import QueryResult
+    from ravenxterm_lab.store.result import QueryResult
 
 __all__ = ["Store", "StoreInfo"]
 
