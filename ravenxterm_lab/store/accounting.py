@@ -40,8 +40,8 @@ SELECT place, count(*) FROM (
 """
 _STRANGERS = f"""
 WITH strangers AS (
-    SELECT DISTINCT session FROM visitors
-    WHERE session NOT IN (SELECT session FROM {_WATERMARKS})
+    SELECT session FROM visitors LEFT JOIN {_WATERMARKS} USING (session) GROUP BY session
+    HAVING max(last) >= coalesce(any_value(next_seq), 0)
         OR session IN (SELECT session FROM {_REMOVALS} WHERE table_name = $elsewhere)
 )
 SELECT n.session, max(n.seq) AS last, count(DISTINCT n.seq) AS numbers, min(n.seq) AS lowest
@@ -70,6 +70,8 @@ def take_back(connection: duckdb.DuckDBPyConnection, table: str) -> None:
 
 def account_for_strangers(connection: duckdb.DuckDBPyConnection, now: datetime, path: str) -> None:
     """Enter the sessions of the temporary table ``visitors`` that are not of this store.
+
+    What this store recorded itself lies below its watermark, once what waited was moved.
 
     Parameters
     ----------

@@ -118,7 +118,9 @@ def restore(
             known: dict[str, int] = {}
             now = utc(clock())
             connection.execute("BEGIN")
-            connection.execute("CREATE OR REPLACE TEMP TABLE visitors (session VARCHAR)")
+            connection.execute(
+                "CREATE OR REPLACE TEMP TABLE visitors (session VARCHAR, last UBIGINT)"
+            )
             for file in files:
                 table = _table_of(connection, file)
                 rows, new = _insert(connection, file, table)
@@ -202,7 +204,9 @@ def _insert(connection: duckdb.DuckDBPyConnection, file: Path, table: str) -> tu
         _count(connection)
     # Only now: until here, what was removed tells which rows the statistics hold already.
     take_back(connection, table)
-    connection.execute("INSERT INTO visitors SELECT DISTINCT session FROM restored")
+    connection.execute(
+        "INSERT INTO visitors SELECT session, max(seq) FROM restored GROUP BY session"
+    )
     connection.execute("DROP TABLE restored")
     return int(rows), int(new)
 
