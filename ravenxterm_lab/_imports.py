@@ -14,6 +14,7 @@ _EXTRA_OF = {
     "xllamacpp": "runtimes",
     "onnxruntime": "runtimes",
     "tokenizers": "runtimes",
+    "fasttext": "runtimes",
     "gguf": "runtimes",
     "jupyterlab": "lab",
     "nbclient": "lab",

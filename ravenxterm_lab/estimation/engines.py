@@ -1,4 +1,4 @@
-"""What each engine takes: llama.cpp, ONNX Runtime, transformers and vLLM."""
+"""What each engine takes: llama.cpp, ONNX Runtime, fastText, transformers and vLLM."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ __all__ = ["ENGINES", "engine_for", "parts_of"]
 _ONNX_FACTOR, _ONNX_LOW, _ONNX_HIGH = 2.5, 1.4, 13.5
 _ONNX_OVERHEAD = 24 * MIB
 
+# What fastText keeps of a word beside its row: its entry in the dictionary and in a hash table,
+# and for each of its letters the n-grams that begin there; and of a hash that pruning kept. As
+# measured on models written for that (``tests/estimation/test_estimation_fasttext.py``).
+_FASTTEXT_WORD, _FASTTEXT_LETTER, _FASTTEXT_HASH = 110, 14, 36
+_FASTTEXT_MARGIN = 0.15
+
 # The share of a GPU that vLLM takes by default, and the tokens of one block of its cache
 # (docs.vllm.ai, vllm.config.cache: gpu_memory_utilization 0.92, DEFAULT_BLOCK_SIZE 16).
 _VLLM_SHARE, _VLLM_BLOCK = 0.92, 16
@@ -38,6 +44,7 @@ def engine_for(model_type: ModelType) -> str:
         ModelType.GGUF: "llama_cpp",
         ModelType.OLLAMA: "llama_cpp",
         ModelType.ONNX: "onnx",
+        ModelType.FASTTEXT: "fasttext",
         ModelType.SAFETENSORS: "transformers",
     }.get(model_type, "none")
 
@@ -73,6 +80,30 @@ def _onnx(model: ModelMetadata, settings: Settings) -> Parts:
         below=share.total - round(weights * _ONNX_LOW) - _ONNX_OVERHEAD,
         above=round(weights * _ONNX_HIGH) + _ONNX_OVERHEAD - share.total,
         wide=True,
+    )
+
+
+def _fasttext(model: ModelMetadata, settings: Settings) -> Parts:
+    """Matrices as they are on disk, and a dictionary that takes several times its bytes there."""
+    del settings  # it runs on the CPU, and a text of any length takes nothing
+    matrices = sum(model.tensor_bytes.values())
+    words, width = model.vocabulary_size or 0, model.embedding_length or 1
+    dictionary = max(0, model.size_bytes - matrices)
+    hashes = 0
+    if "PQ" in model.tensor_bytes:
+        hashed = (model.parameter_count or 0) // width - words
+        hashes = max(0, min(hashed, dictionary // 8))
+    # On disk a kept hash has 8 bytes, and a word 10 beside its letters.
+    letters = max(0, dictionary - 8 * hashes - 10 * words)
+    fixed = _FASTTEXT_WORD * words + _FASTTEXT_HASH * hashes
+    share = Share(weights=matrices, compute=fixed + _FASTTEXT_LETTER * letters)
+    margin = round(_FASTTEXT_MARGIN * share.total)
+    return Parts(
+        source="matrices + 110 B a word, 14 B a letter of it, 36 B a kept hash (fastText)",
+        shares=[share],
+        # The file's outline does not say whether words are cut into n-grams.
+        below=_FASTTEXT_LETTER * letters + margin,
+        above=margin + MIB,
     )
 
 
@@ -175,6 +206,7 @@ def _served(model: ModelMetadata, settings: Settings) -> Parts:
 
 
 ENGINES = {
+    "fasttext": _fasttext,
     "llama_cpp": llama_cpp_parts,
     "ollama": _served,
     "onnx": _onnx,

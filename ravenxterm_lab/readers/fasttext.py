@@ -118,6 +118,8 @@ class FastTextReader(Reader):
             size_bytes=window.size,
             architecture="fasttext",
             parameter_count=first.elements + second.elements,
+            # A word looks up a row or a few; a text is held against the whole output.
+            active_parameter_count=args.dim + (second.elements if supervised else 0),
             quantization=first.kind,
             embedding_length=args.dim,
             vocabulary_size=words.words,

@@ -1,7 +1,8 @@
 """LOAD and RUN: one interface over the engines, each in a worker process of its own.
 
-The adapters themselves (`ravenxterm_lab.runtimes.llama_cpp` and
-`ravenxterm_lab.runtimes.onnx`) are found through entry points, like anybody else's.
+The adapters themselves (`ravenxterm_lab.runtimes.llama_cpp`,
+`ravenxterm_lab.runtimes.onnx` and `ravenxterm_lab.runtimes.fasttext`) are found through entry
+points, like anybody else's.
 """
 
 from __future__ import annotations

@@ -215,8 +215,10 @@ class RunResult:
 
     Attributes
     ----------
-    output : str, list of str, numpy.ndarray, or dict of str to numpy.ndarray
-        The answer; an embedding is float32 of shape ``(n, d)``, each row of length 1.
+    output : str, list, numpy.ndarray, or dict of str to numpy.ndarray
+        The answer: a text or a list of texts; an embedding is float32 of shape ``(n, d)``, each
+        row of length 1; a classifier's labels are a list of ``{"label", "probability"}``, the
+        likeliest first, or for a list of texts a list of such lists.
     latency : float
         Wall time of the run, without the load (s).
     time_to_first_token : float or None
@@ -235,7 +237,7 @@ class RunResult:
         Further counters of the engine, such as ``"prompt_ms"``.
     """
 
-    output: str | list[str] | np.ndarray[Any, Any] | dict[str, np.ndarray[Any, Any]]
+    output: str | list[Any] | np.ndarray[Any, Any] | dict[str, np.ndarray[Any, Any]]
     latency: float
     time_to_first_token: float | None = None
     throughput: float | None = None

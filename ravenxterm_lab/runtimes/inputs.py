@@ -17,6 +17,7 @@ __all__ = [
     "as_arrays",
     "as_text_request",
     "as_texts",
+    "as_top_k",
     "check_timeout",
     "no_parameters",
 ]
@@ -134,6 +135,32 @@ def as_texts(task: str, inputs: Any) -> tuple[list[str], bool]:
     )
 
 
+def as_top_k(task: str, parameters: Mapping[str, Any] | None) -> int:
+    """Check the parameters of a classifier: how many labels it shall give for each text.
+
+    Parameters
+    ----------
+    task : str
+        For the message.
+    parameters : mapping, optional
+        ``top_k`` alone, 1 by default.
+
+    Raises
+    ------
+    RequirementError
+        On another parameter (with a suggestion), or a number below 1.
+
+    Examples
+    --------
+    >>> as_top_k("language_identification", {"top_k": 3})
+    3
+    """
+    value = _known(parameters, {"top_k": 1}, task).get("top_k")
+    most = 1 if value is None else value
+    _whole("top_k", most, 1)
+    return int(most)
+
+
 def as_arrays(task: str, inputs: Any) -> dict[str, np.ndarray[Any, Any]]:
     """Check an input of named arrays and return them as NumPy arrays.
 
@@ -232,11 +259,13 @@ def _message(item: Any) -> dict[str, str]:
 
 def _encodable(what: str, text: str) -> str:
     # Refused here: an engine's own refusal would be held against every model in turn.
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    try:
+        text.encode()
+    except UnicodeEncodeError:
         raise RequirementError(
             f"{what} holds a lone surrogate, which is no valid Unicode text, got {_short(text)}. "
             "Decode the text again, with errors='replace'."
-        )
+        ) from None
     return text
 
 

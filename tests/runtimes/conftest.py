@@ -49,3 +49,16 @@ def silero(demo_directory: Path) -> ModelMetadata:
         task_types=("voice_activity_detection",),
         fingerprint="silero",
     )
+
+
+@pytest.fixture(scope="session")
+def lid176(demo_directory: Path) -> ModelMetadata:
+    path = demo_directory / "lid-176" / "lid.176.ftz"
+    return ModelMetadata(
+        name="lid.176",
+        model_type=ModelType.FASTTEXT,
+        path=path,
+        size_bytes=path.stat().st_size,
+        task_types=("language_identification",),
+        fingerprint="lid176",
+    )

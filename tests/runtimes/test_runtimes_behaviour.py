@@ -12,6 +12,7 @@ from ravenxterm_lab.exceptions import FailureKind, RequirementError, RuntimeFail
 from ravenxterm_lab.metadata import HardwareType, ModelMetadata, ModelType
 from ravenxterm_lab.runtimes import LoadOptions, Runtime
 from ravenxterm_lab.runtimes.fake import FakeRuntime
+from ravenxterm_lab.runtimes.fasttext import FastTextRuntime
 from ravenxterm_lab.runtimes.llama_cpp import LlamaCppRuntime
 from ravenxterm_lab.runtimes.onnx import OnnxRuntime
 
@@ -33,6 +34,7 @@ class Case:
         pytest.param("llama_cpp", marks=pytest.mark.models),
         pytest.param("onnx_embedding", marks=pytest.mark.models),
         pytest.param("onnx_arrays", marks=pytest.mark.models),
+        pytest.param("fasttext", marks=pytest.mark.models),
         "fake",
     ]
 )
@@ -48,6 +50,9 @@ def case(request: pytest.FixtureRequest) -> Case:
         inputs = {"input": [[0.0] * 576], "state": [[[0.0] * 128]] * 2, "sr": 16000}
         model = request.getfixturevalue("silero")
         return Case(OnnxRuntime(), model, "voice_activity_detection", inputs, {}, "sound")
+    if request.param == "fasttext":
+        model = request.getfixturevalue("lid176")
+        return Case(FastTextRuntime(), model, "language_identification", "Hello", {"top_k": 2}, 7)
     model = ModelMetadata(
         "made-up", ModelType.GGUF, Path("x.gguf"), 1000, task_types=("text_generation",)
     )
@@ -135,7 +140,7 @@ def test_too_much_context_is_refused(case: Case) -> None:
 def test_formats_that_nobody_reads_have_a_reason() -> None:
     """The gap for a format without a runtime names the format and the remedy."""
     model = ModelMetadata("m", ModelType.SAFETENSORS, Path("m"), 1)
-    for runtime in (LlamaCppRuntime(), OnnxRuntime()):
+    for runtime in (LlamaCppRuntime(), OnnxRuntime(), FastTextRuntime()):
         assert "no runtime installed for SAFETENSORS" in str(runtime.gap(model))
         with pytest.raises(RuntimeFailureError) as caught:
             runtime.load(model)
