@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ravenxterm_lab.store import Store
+    from ravenxterm_lab.store.reading import Mark, Reader
 
-__all__ = ["HistoryReader", "basis_of"]
+__all__ = ["LEARNED_FROM", "HistoryReader", "basis_of"]
+
+#: Tables of the store that a history is made of.
+LEARNED_FROM = ("executions", "loads", "predictions")
 
 #: The latest outcomes that are read; a cell counts its last sixty runs, a group its last 200.
 MOST_OUTCOMES = 2000
-#: Seconds after which other processes may have recorded something worth knowing.
+#: Seconds for which nobody asks whether other processes recorded something worth knowing.
 FRESH_SECONDS = 1.0
 #: Seconds after which all outcomes are read again, and not only those that came since: their
 #: ages move on, and to read 2,000 of them before each run would take longer than to choose.
@@ -86,6 +90,16 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
+class _Kept:
+    history: History
+    mark: Mark
+    #: When it was last known to be all that there is, by the clock of the reader, and how often
+    #: this process had said by then that it recorded something.
+    at: float
+    changes: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Known:
     history: History
     #: When all of it was read, by the clock of the reader.
@@ -126,13 +140,15 @@ class HistoryReader:
         self._on_error = on_error
         self._clock = clock
         self._lock = threading.Lock()
-        self._kept: dict[str, tuple[float, History]] = {}
+        self._kept: dict[str, _Kept] = {}
         self._known: dict[str, _Known] = {}
+        #: How often this process said that it recorded something.
+        self.changes = 0
 
     def forget(self) -> None:
-        """Read anew the next time: this process recorded something."""
+        """Look into the store the next time: this process recorded something."""
         with self._lock:
-            self._kept.clear()
+            self.changes += 1
 
     def read(self, hardware: str) -> History:
         """Return the history as a machine sees it.
@@ -142,28 +158,59 @@ class HistoryReader:
         hardware : str
             Fingerprint of the machine; what was measured on others serves for calibration only.
         """
-        with self._lock:
-            kept = self._kept.get(hardware)
-            if kept is not None and self._clock() - kept[0] < FRESH_SECONDS:
-                return kept[1]
+        at, changes = self._clock(), self.changes
+        kept = self._kept.get(hardware)
+        if kept is not None and kept.changes == changes and at - kept.at < FRESH_SECONDS:
+            return kept.history
         try:
-            history = self._query(hardware)
+            known = None if self._outdated(hardware) else kept
+            if known is not None and self._store.mark(LEARNED_FROM) == known.mark:
+                self._kept[hardware] = replace(known, at=at, changes=changes)
+                return known.history
+            with self._store.snapshot() as reader:
+                return self.read_from(reader, hardware, changes)
         except StoreError as error:
             if self._on_error is not None:
                 self._on_error(error)
-            history = History()
-        with self._lock:
-            self._kept[hardware] = (self._clock(), history)
-        return history
+            self._kept[hardware] = _Kept(History(), (), at, changes)
+            return self._kept[hardware].history
 
-    def _query(self, hardware: str) -> History:
+    def read_from(self, reader: Reader, hardware: str, changes: int) -> History:
+        """Return the history as `read` does, from a store that is open already.
+
+        Parameters
+        ----------
+        reader : Reader
+            Of the store.
+        hardware : str
+            Fingerprint of the machine.
+        changes : int
+            What `changes` was before the store was opened.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be read.
+        """
+        at, mark = self._clock(), reader.mark(LEARNED_FROM)
+        kept = self._kept.get(hardware)
+        if kept is None or kept.mark != mark or self._outdated(hardware):
+            kept = _Kept(self._query(reader, hardware), mark, at, changes)
+        self._kept[hardware] = replace(kept, at=at, changes=changes)
+        return kept.history
+
+    def _outdated(self, hardware: str) -> bool:
+        known = self._known.get(hardware)
+        return known is None or self._clock() - known.read_at >= WHOLE_SECONDS
+
+    def _query(self, reader: Reader, hardware: str) -> History:
         at = self._clock()
         with self._lock:
             known = self._known.get(hardware)
-        if known is None or at - known.read_at >= WHOLE_SECONDS:
+        if known is None or self._outdated(hardware):
             known = _Known(History(), at, None, {})
         since = "-infinity" if known.latest is None else str(known.latest - _OVERLAP)
-        rows = self._store.rows(
+        rows = reader.rows(
             _HISTORY_SQL,
             {"hardware": hardware, "now": self._now(), "most": MOST_OUTCOMES, "since": since},
         )

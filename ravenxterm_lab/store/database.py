@@ -37,6 +37,7 @@ __all__ = [
     "migrate",
     "read_watermarks",
     "reason",
+    "state_of",
     "view_comments",
     "views",
     "write_watermarks",
@@ -314,3 +315,17 @@ def write_watermarks(
         elif before[session] != next_seq:
             update = f"UPDATE {CATALOGUE}.watermarks SET next_seq = ? WHERE session = ?"  # noqa: S608 - our own names
             connection.execute(update, [next_seq, session])
+def state_of(directory: Path) -> tuple[int, ...] | None:
+    """Return what changes with every write to the file; None where there is none.
+
+    Inode, size, and time of the last change: whoever writes holds the gate for longer than the
+    clock of a file system takes to tick.
+    """
+    # stat() opens nothing, so it is safe beside DuckDB's locks.
+    try:
+        stat = (directory / DATABASE).stat()
+    except FileNotFoundError:
+        return None
+    return (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+

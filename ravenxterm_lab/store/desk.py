@@ -6,15 +6,17 @@ is not: while one process has it open, no other can write to it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.store import database
 from ravenxterm_lab.store.pending import Pending
 from ravenxterm_lab.store.queries import ROWS_OF
 from ravenxterm_lab.store.schema import ROLLUPS, TABLES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import pyarrow as pa
@@ -41,6 +43,25 @@ class _Shelf:
         return table.__arrow_c_stream__(requested_schema)
 
 
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """What the file said when it was last open.
+
+    Attributes
+    ----------
+    state : tuple of int or None
+        Of the file then (see `database.state_of`).
+    watermarks : dict of str to int
+        By session, the first sequence number that was not ingested.
+    counts : dict of tuple of str to tuple of int
+        By some tables, how many rows each has, and how many rows were ever removed.
+    """
+
+    state: tuple[int, ...] | None
+    watermarks: dict[str, int]
+    counts: dict[tuple[str, ...], tuple[int, ...]] = field(default_factory=dict)
+
+
 class Desk:
     """One connection, for one query at a time.
 
@@ -58,6 +79,10 @@ class Desk:
         What waits in the spool, as far as it was decoded already.
     present : bool
         Whether the file is attached, and not an empty database in its place.
+    usable : bool
+        Whether it is in order, for the next query.
+    ingested : Ingested or None
+        What is known of the file.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -69,6 +94,8 @@ class Desk:
         self._relations: dict[str, object] = {}
         self._attached = self.present = False
         execute = self.connection.execute
+        self.usable = True
+        self.ingested: Ingested | None = None
         execute(f"ATTACH ':memory:' AS {_WAITING}")
         self.attach(present=False)
         self._comments = self._read_comments()
@@ -111,6 +138,51 @@ class Desk:
         return current
 
     def detach(self) -> bool:
+    def read_watermarks(self) -> dict[str, int]:
+        """Return, by session, the first sequence number that was not ingested.
+
+        Raises
+        ------
+        StoreError
+            If the file is damaged there.
+        """
+        watermarks = database.read_watermarks(self.connection)
+        state = database.state_of(self._directory) if self.present else None
+        if self.ingested is None or self.ingested.state != state:
+            self.ingested = Ingested(state, watermarks)
+        return watermarks
+
+    def count_ingested(self, tables: Sequence[str]) -> tuple[int, ...]:
+        """Return how many rows each table of the file has, and how many were ever removed.
+
+        Parameters
+        ----------
+        tables : sequence of str
+            Which; the watermarks were read before.
+
+        Raises
+        ------
+        StoreError
+            If the file is damaged there.
+        """
+        import duckdb
+
+        assert self.ingested is not None
+        key = tuple(tables)
+        counts = self.ingested.counts.get(key)
+        if counts is None:
+            place = database.CATALOGUE
+            parts = [f"(SELECT count(*) FROM {place}.{name})" for name in tables]  # noqa: S608 - our own names
+            parts.append(f"(SELECT coalesce(sum(rows), 0)::BIGINT FROM {place}.removals)")  # noqa: S608 - our own names
+            try:
+                [row] = self.connection.execute(f"SELECT {', '.join(parts)}").fetchall()
+            except duckdb.Error as error:
+                raise StoreError(
+                    f"The rows of {database.DATABASE} cannot be counted ({database.reason(error)})."
+                ) from error
+            counts = self.ingested.counts[key] = row
+        return counts
+
         """Let go of the file, as has to be done before the gate is let go of.
 
         An empty database in its place stays. Afterwards the desk can be used again, unless

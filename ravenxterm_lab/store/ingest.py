@@ -228,16 +228,8 @@ class Ingester:
         elif moved >= self._limit and held < 0.7 * _HOLD:
             self._limit = min(self._limit + _LEAST, PASS_LIMIT)
 
-    def _file_state(self) -> tuple[int, ...] | None:
-        # stat() opens nothing, so it is safe beside DuckDB's locks.
-        try:
-            stat = (self._directory / database.DATABASE).stat()
-        except FileNotFoundError:
-            return None
-        return (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-
     def _refresh_watermarks(self) -> None:
-        state = self._file_state()
+        state = database.state_of(self._directory)
         if state is not None and state == self._state:
             return
         self._watermarks = {}
@@ -253,7 +245,7 @@ class Ingester:
                 database.attach(connection, self._directory, read_only=True)
                 self._watermarks = database.read_watermarks(connection)
                 connection.execute(f"DETACH {database.CATALOGUE}")
-                self._state = self._file_state()
+                self._state = database.state_of(self._directory)
                 failure.pop_all()
             self._connection = connection
 
@@ -318,7 +310,7 @@ class Ingester:
                 committed = True
                 # Within the gate: detaching checkpoints, and readers shall find no log to replay.
                 journal.detach_written(connection, self._directory)
-                self._state = self._file_state()
+                self._state = database.state_of(self._directory)
                 held = time.perf_counter() - began
                 failure.pop_all()
             for name in tables:

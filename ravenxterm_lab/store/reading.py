@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ravenxterm_lab.exceptions import QueryError, StoreError
 from ravenxterm_lab.store import database
@@ -29,8 +29,13 @@ if TYPE_CHECKING:
     import duckdb
 
     from ravenxterm_lab.store.pending import Waiting
+    from ravenxterm_lab.store.snapshot import SegmentFile
 
-__all__ = ["Reader", "Readers", "read_rows", "run_query"]
+__all__ = ["Mark", "Reader", "Readers", "run_query"]
+
+#: How many rows there are of some tables, wherever they lie, and how many were ever removed.
+#: To move rows from the spool into the database changes no mark.
+Mark: TypeAlias = tuple[int, ...]
 
 #: Idle connections that are kept: one for each of a few threads that ask at once.
 _MOST_DESKS = 2
@@ -51,14 +56,9 @@ class Reader:
         What was not ingested yet.
     """
 
-    def __init__(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        segments: int,
-        sessions: int,
-        waiting: Waiting,
-    ) -> None:
-        self.connection = connection
+    def __init__(self, desk: Desk, segments: int, sessions: int, waiting: Waiting) -> None:
+        self._desk = desk
+        self.connection: duckdb.DuckDBPyConnection = desk.connection
         self.segments = segments
         self.sessions = sessions
         self.waiting = waiting
@@ -71,6 +71,26 @@ class Reader:
     def count_rows(self) -> dict[str, int]:
         """Return the number of rows of each table."""
         return dict(self.connection.execute(_COUNTS).fetchall())
+
+    def mark(self, tables: Sequence[str]) -> Mark:
+        """Return the mark of some tables (see `Readers.mark`)."""
+        return _added(self._desk.count_ingested(tables), tables, self.waiting)
+
+    def rows(self, query: str, params: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        """Run a statement of this package, which needs no checks, and return its few rows.
+
+        Raises
+        ------
+        QueryError
+            If DuckDB refuses it.
+        """
+        import duckdb
+
+        try:
+            # A relation would be planned twice: once for its types, once more to be run.
+            return self.connection.execute(query, dict(params)).fetchall()
+        except duckdb.Error as error:
+            raise QueryError(one_line(error)) from error
 
 
 class Readers:
@@ -127,6 +147,12 @@ class Readers:
         StoreVersionError
             If a newer version of this package made it.
         """
+        with self._desk() as desk, self._opened(desk, rollups=rollups) as reader:
+            yield reader
+
+    @contextlib.contextmanager
+    def _desk(self) -> Iterator[Desk]:
+        """Take an idle desk, or a new one, and keep it for the next query if it is in order."""
         if self._directory.exists() and not self._directory.is_dir():
             raise StoreError(
                 f"The metric store cannot be read: {self._directory} is a file. Move it away, "
@@ -136,47 +162,101 @@ class Readers:
             desk = self._idle.pop()
         except IndexError:
             desk = Desk(self._directory)
-        usable = False
         try:
-            with contextlib.ExitStack() as gate:
-                try:
-                    yield self._reader(desk, gate, rollups=rollups)
-                finally:
-                    # Within the gate: an open file is locked by DuckDB, and fails whoever
-                    # gets the gate next.
-                    usable = desk.detach()
+            yield desk
         finally:
-            if usable and len(self._idle) < self._most:
+            if desk.usable and len(self._idle) < self._most:
                 self._idle.append(desk)
             else:
                 desk.close()
 
+    @contextlib.contextmanager
+    def _opened(self, desk: Desk, *, rollups: bool) -> Iterator[Reader]:
+        # In doubt it is not used again: an exception may have come within any step.
+        desk.usable = False
+        with contextlib.ExitStack() as gate:
+            try:
+                yield self._reader(desk, gate, rollups=rollups)
+            finally:
+                # Within the gate: an open file is locked by DuckDB, and fails whoever
+                # gets the gate next.
+                desk.usable = desk.detach()
+
+    def mark(self, tables: Sequence[str]) -> Mark:
+        """Return the mark of some tables: while it stays the same, so do their rows.
+
+        Asking is cheap while nobody writes to the database: what an earlier call read there is
+        still true then, and only what was appended to the spool since is looked at.
+
+        Parameters
+        ----------
+        tables : sequence of str
+            Which.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be read.
+        StoreVersionError
+            If a newer version of this package made it.
+        """
+        with self._desk() as desk:
+            known = self._known_mark(desk, tables)
+            if known is not None:
+                return known
+            with self._opened(desk, rollups=False) as reader:
+                return reader.mark(tables)
+
+    def _known_mark(self, desk: Desk, tables: Sequence[str]) -> Mark | None:
+        """Return the mark without a look into the database; None where one is needed."""
+        ingested = desk.ingested
+        counts = None if ingested is None else ingested.counts.get(tuple(tables))
+        if ingested is None or counts is None:
+            return None
+        with settled_gate(self._directory, create=self._file.exists()) as gated:
+            if database.state_of(self._directory) != ingested.state:
+                return None
+            waiting = desk.pending.collect(self._segments(), ingested.watermarks)
+            self._tell(waiting)
+            if gated or not self._file.exists():
+                return _added(counts, tables, waiting)
+        # There was no gate yet, and the first ingest may have taken what was not seen.
+        desk.pending.forget()
+        return None
+
     def _reader(self, desk: Desk, gate: contextlib.ExitStack, *, rollups: bool) -> Reader:
         from ravenxterm_lab.store.rollups import summarise
-        from ravenxterm_lab.store.snapshot import list_segments
 
         while True:
             gated = self._attach(desk, gate)
-            watermarks = database.read_watermarks(desk.connection)
-            try:
-                segments = list_segments(self._directory / "spool")
-            except OSError as error:
-                raise store_error(
-                    self._directory, error, verb="read", so="what was recorded is kept"
-                ) from error
+            watermarks = desk.read_watermarks()
+            segments = self._segments()
             waiting = desk.pending.collect(segments, watermarks)
             if gated or desk.present or not self._file.exists():
                 break
             # There was no gate yet, and the first ingest may have taken what was not seen.
             desk.pending.forget()
-        for text in waiting.notes:
-            self._note(text)
+        self._tell(waiting)
         tables = dict(waiting.tables)
         if rollups and "executions" in tables:
             tables |= summarise(tables["executions"])
         desk.show(tables)
         sessions = len(watermarks.keys() | {segment.session for segment in segments})
-        return Reader(desk.connection, len(segments), sessions, waiting)
+        return Reader(desk, len(segments), sessions, waiting)
+
+    def _segments(self) -> list[SegmentFile]:
+        from ravenxterm_lab.store.snapshot import list_segments
+
+        try:
+            return list_segments(self._directory / "spool")
+        except OSError as error:
+            raise store_error(
+                self._directory, error, verb="read", so="what was recorded is kept"
+            ) from error
+
+    def _tell(self, waiting: Waiting) -> None:
+        for text in waiting.notes:
+            self._note(text)
 
     @property
     def _file(self) -> Path:
@@ -190,6 +270,13 @@ class Readers:
         gate.close()
         upgrade(self._directory)
         return self._attach(desk, gate)
+
+
+def _added(counts: Mark, tables: Sequence[str], waiting: Waiting) -> Mark:
+    """Return the mark, given that of what lies in the database."""
+    *rows, removed = counts
+    still = (waiting.tables[name].num_rows if name in waiting.tables else 0 for name in tables)
+    return (*(count + more for count, more in zip(rows, still, strict=True)), removed)
 
 
 def run_query(
@@ -219,26 +306,6 @@ def run_query(
         except duckdb.Error as error:
             raise QueryError(one_line(error)) from error
     return QueryResult(query, table, types, time.perf_counter() - start)
-
-
-def read_rows(readers: Readers, query: str, params: Mapping[str, object]) -> list[tuple[Any, ...]]:
-    """Run a statement of this package, which needs no checks, and return its few rows.
-
-    Raises
-    ------
-    QueryError
-        If DuckDB refuses it.
-    StoreError
-        If the store cannot be read.
-    """
-    import duckdb
-
-    with readers.open() as reader:
-        try:
-            # A relation would be planned twice: once for its types, once more to be run.
-            return reader.connection.execute(query, dict(params)).fetchall()
-        except duckdb.Error as error:
-            raise QueryError(one_line(error)) from error
 
 
 def _bindable(params: object) -> list[object] | dict[str, object] | None:

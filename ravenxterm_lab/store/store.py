@@ -19,7 +19,7 @@ from ravenxterm_lab.store.export import Export, ExportReport
 from ravenxterm_lab.store.info import StoreInfo, read_info
 from ravenxterm_lab.store.ingest import Ingester
 from ravenxterm_lab.store.packing import split_metrics
-from ravenxterm_lab.store.reading import Readers, read_rows, run_query
+from ravenxterm_lab.store.reading import Readers, run_query
 from ravenxterm_lab.store.recorder import Recorder
 from ravenxterm_lab.store.schema import IN_SLOT, KIND_OF, ExecutionId
 from ravenxterm_lab.store.segments import NAN, PACKED, SUCCESS
@@ -28,8 +28,10 @@ from ravenxterm_lab.store.validation import encode_fields
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from datetime import date, datetime
 
+    from ravenxterm_lab.store.reading import Mark, Reader
     from ravenxterm_lab.store.restoring import RestoreReport
     from ravenxterm_lab.store.result import QueryResult
 
@@ -275,7 +277,39 @@ class Store:
         StoreError
             If the store cannot be read.
         """
-        return read_rows(self._readers, query, params)
+        with self._readers.open() as reader:
+            return reader.rows(query, params)
+
+    def snapshot(self) -> AbstractContextManager[Reader]:
+        """Open the store for several queries of this package that see the same rows.
+
+        Returns
+        -------
+        context manager of Reader
+            With ``rows`` and ``mark`` as here. Nobody can write to the database before the end
+            of the block, so that it has to be short.
+
+        Raises
+        ------
+        StoreError
+            On entering, if the store cannot be read.
+        """
+        return self._readers.open()
+
+    def mark(self, tables: Sequence[str]) -> Mark:
+        """Return what stays the same as long as no process records or removes rows of some tables.
+
+        Parameters
+        ----------
+        tables : sequence of str
+            Which; changes of a row in place, of which there are none, are not seen.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be read.
+        """
+        return self._readers.mark(tables)
 
     def ingest_now(self) -> int:
         """Move everything that waits into the database; return the number of events.
@@ -383,11 +417,12 @@ class Store:
             If a file is no export or cannot be read, or the store stays busy for a minute;
             nothing is restored then.
         """
-        from ravenxterm_lab.store.restoring import restore
+        from ravenxterm_lab.store.restoring import exported_files, restore
 
+        files = exported_files(path)
         self.ingest_now()
         with self._holding():
-            return restore(self._directory, path, clock=self._clock)
+            return restore(self._directory, path, files, clock=self._clock)
 
     def compact(self, *, force: bool = True) -> CompactionReport:
         """Rewrite the database in the order of time, and give free space back to the disk.

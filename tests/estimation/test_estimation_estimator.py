@@ -18,7 +18,9 @@ from ravenxterm_lab.estimation import (
     estimate_memory,
     model_key,
 )
+from ravenxterm_lab.estimation.history import Truth
 from ravenxterm_lab.estimation.learning import Subject
+from ravenxterm_lab.estimation.recall import FRESH_SECONDS, WHOLE_SECONDS
 from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.hardware import HardwareProfile
 from ravenxterm_lab.metadata import AttentionGeometry, ModelMetadata, ModelType
@@ -193,18 +195,49 @@ def test_speeds_are_learned_from_what_the_store_holds(store: Store) -> None:
 
 
 def test_the_history_is_read_once_until_something_is_recorded(store: Store) -> None:
-    """A thousand estimates are one query; forgetting, or a second, makes it anew."""
+    """A thousand estimates are one query, whatever time goes by, until a row counts."""
     now = [0.0]
     reader = HistoryReader(store, now=lambda: NOW, clock=lambda: now[0])
     first = reader.read(HERE)
+    reader.forget()
+    now[0] += 100.0
+    store.record("messages", level="info", text="nothing to learn from")
     assert reader.read(HERE) is first
+    ran(store, 2048, 300 * MIB)
+    assert reader.read(HERE) is first, "nobody said so, and a second has not gone by"
     reader.forget()
     second = reader.read(HERE)
-    assert second is not first
-    now[0] += 0.5
-    assert reader.read(HERE) is second
-    now[0] += 1.0
-    assert reader.read(HERE) is not second
+    assert list(second.truths.values()) == [Truth(300 * MIB, 1)]
+    store.ingest_now()
+    reader.forget()
+    assert reader.read(HERE) is second, "the rows only moved"
+    now[0] += WHOLE_SECONDS
+    assert reader.read(HERE) is not second, "ages move on"
+
+
+def test_what_another_process_recorded_is_seen_after_a_second(store: Store) -> None:
+    """Nobody says so; a row in the spool and one that was ingested are both found."""
+    now = [0.0]
+    reader = HistoryReader(store, now=lambda: NOW, clock=lambda: now[0])
+    assert not reader.read(HERE).truths
+    for turn, ingested in enumerate((False, True, False, True), start=1):
+        with Store(store.path, ingest=False) as other:
+            ran(other, 1024 * turn, 300 * MIB)
+            if ingested:
+                other.ingest_now()
+        now[0] += FRESH_SECONDS
+        assert len(reader.read(HERE).truths) == turn
+
+
+def test_what_is_recorded_while_the_store_is_open_is_seen_the_next_time(store: Store) -> None:
+    """A row that came too late for a reading is not taken for read."""
+    reader = HistoryReader(store, now=lambda: NOW)
+    changes = reader.changes
+    with store.snapshot() as snapshot:
+        ran(store, 2048, 300 * MIB)
+        reader.forget()
+        assert not reader.read_from(snapshot, HERE, changes).truths
+    assert reader.read(HERE).truths
 
 
 def test_a_history_read_step_by_step_is_the_one_read_at_once(store: Store) -> None:
