@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ravenxterm_lab.preferences import UserPreferences
     from ravenxterm_lab.selection.evidence import CellEvidence, Evidence
 
-__all__ = ["Arm", "Decision", "Weights", "decide", "weights_for"]
+__all__ = ["Arm", "Decision", "Weights", "blend", "decide", "weights_for"]
 
 #: Joint posterior draws behind P(best) and P(chosen); one more serves as the exploring draw.
 DRAWS = 256
@@ -84,6 +84,32 @@ def weights_for(preferences: UserPreferences) -> Weights:
         mode.memory / total,
         mode.patience * patience,
     )
+
+
+def blend(
+    weights: NDArray[np.float64],
+    quality: NDArray[np.float64],
+    seconds: NDArray[np.float64],
+    scale: NDArray[np.float64] | float,
+    memory: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return the utility before the multipliers: the one place that says what is good.
+
+    ``w_q·quality + w_l / (1 + seconds/scale) + w_m·(1 − memory)``.
+
+    Parameters
+    ----------
+    weights : array (…, 3)
+        Of quality, latency and memory.
+    quality, seconds, scale, memory : array (…)
+        0–1; of one execution; at which the latency term is worth half; share of the budget.
+    """
+    total: NDArray[np.float64] = (
+        weights[..., 0] * np.clip(quality, 0.0, 1.0)
+        + weights[..., 1] / (1 + seconds / scale)
+        + weights[..., 2] * (1 - np.minimum(memory, 1.0))
+    )
+    return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,21 +296,16 @@ def decide(
         ]
     )
     person = np.array([preferences.model_weights.get(arm.model.name, 1.0) for arm in arms])
-    frugality = 1 - np.minimum(
-        np.array([arm.memory_bytes for arm in arms]) / max(budget_bytes, 1), 1.0
-    )
+    share = np.array([arm.memory_bytes for arm in arms]) / max(budget_bytes, 1)
+    parts = np.array([weights.quality, weights.latency, weights.memory])
 
     def utility(
         q: NDArray[np.float64], speed: NDArray[np.float64], work: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         seconds = waiting + np.exp(work - speed)
-        blend: NDArray[np.float64] = (
-            weights.quality * np.clip(q, 0.0, 1.0)
-            + weights.latency / (1 + seconds / scale)
-            + weights.memory * frugality
-        )
-        blend *= reliability * person
-        return blend
+        multiplied: NDArray[np.float64] = blend(parts, q, seconds, scale, share)
+        multiplied *= reliability * person
+        return multiplied
 
     def at(width: float) -> NDArray[np.float64]:
         moved = [p.mean + width * (p.draws - p.mean) for p in (quality, ln_speed, ln_work)]
