@@ -153,7 +153,7 @@ def _add_models(models: argparse.ArgumentParser) -> None:
 
 
 def _add_store(verbs: Any) -> None:
-    text = "Look after the metric store: info, check, compact, export."
+    text = "Look after the metric store: info, check, compact, export, restore."
     store = verbs.add_parser("store", help=text, description=text)
     actions = store.add_subparsers(required=True, metavar="ACTION")
 
@@ -186,3 +186,5 @@ def _add_store(verbs: Any) -> None:
     export.add_argument(
         "--remove", action="store_true", help="then remove exactly these rows from the database"
     )
+    restore = add("restore", upkeep.restore, "Bring rows back that an export wrote, each once.")
+    restore.add_argument("path", help="a Parquet file, or a directory of them")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ravenxterm_lab.store import Store
 
-__all__ = ["check", "compact", "export", "info"]
+__all__ = ["check", "compact", "export", "info", "restore"]
 
 
 def _store(options: argparse.Namespace) -> Store:
@@ -84,6 +84,13 @@ def export(options: argparse.Namespace) -> None:
     _show(options, report, _facts(
         report, "path", "files", "table", "rows", "bytes", "first", "last", "removed", "seconds",
     ))  # fmt: skip
+
+
+def restore(options: argparse.Namespace) -> None:
+    """Bring exported rows back."""
+    report = _store(options).restore(options.path)
+    facts = _facts(report, "path", "files", "rows", "seconds")
+    _show(options, report, {**facts, "added": dict(report.added), "known": dict(report.known)})
 
 
 def _time(name: str, text: str | None) -> datetime | None:

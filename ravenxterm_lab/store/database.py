@@ -285,6 +285,20 @@ def confine(connection: duckdb.DuckDBPyConnection, directory: Path) -> None:
     connection.execute("SET lock_configuration = true")
 
 
+def state_of(directory: Path) -> tuple[int, ...] | None:
+    """Return what changes with every write to the file; None where there is none.
+
+    Inode, size, and time of the last change: whoever writes holds the gate for longer than the
+    clock of a file system takes to tick.
+    """
+    # stat() opens nothing, so it is safe beside DuckDB's locks.
+    try:
+        stat = (directory / DATABASE).stat()
+    except FileNotFoundError:
+        return None
+    return (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
 def read_watermarks(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
     """Return, by session, the first sequence number that was not ingested.
 
@@ -315,17 +329,3 @@ def write_watermarks(
         elif before[session] != next_seq:
             update = f"UPDATE {CATALOGUE}.watermarks SET next_seq = ? WHERE session = ?"  # noqa: S608 - our own names
             connection.execute(update, [next_seq, session])
-def state_of(directory: Path) -> tuple[int, ...] | None:
-    """Return what changes with every write to the file; None where there is none.
-
-    Inode, size, and time of the last change: whoever writes holds the gate for longer than the
-    clock of a file system takes to tick.
-    """
-    # stat() opens nothing, so it is safe beside DuckDB's locks.
-    try:
-        stat = (directory / DATABASE).stat()
-    except FileNotFoundError:
-        return None
-    return (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-
-

@@ -93,9 +93,9 @@ class Desk:
         # What the views over the shelves rest on.
         self._relations: dict[str, object] = {}
         self._attached = self.present = False
-        execute = self.connection.execute
         self.usable = True
         self.ingested: Ingested | None = None
+        execute = self.connection.execute
         execute(f"ATTACH ':memory:' AS {_WAITING}")
         self.attach(present=False)
         self._comments = self._read_comments()
@@ -137,7 +137,6 @@ class Desk:
             self.detach()
         return current
 
-    def detach(self) -> bool:
     def read_watermarks(self) -> dict[str, int]:
         """Return, by session, the first sequence number that was not ingested.
 
@@ -183,6 +182,7 @@ class Desk:
             counts = self.ingested.counts[key] = row
         return counts
 
+    def detach(self) -> bool:
         """Let go of the file, as has to be done before the gate is let go of.
 
         An empty database in its place stays. Afterwards the desk can be used again, unless

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import duckdb
 
-__all__ = ["RestoreReport", "restore"]
+__all__ = ["RestoreReport", "exported_files", "restore"]
 
 _NOTHING = "Nothing was restored."
 
@@ -76,6 +76,7 @@ class RestoreReport(Displayed):
 def restore(
     directory: Path,
     path: str | os.PathLike[str],
+    files: tuple[Path, ...],
     *,
     clock: Callable[[], int] = time.time_ns,
     patience: float = 60.0,
@@ -89,7 +90,9 @@ def restore(
     directory : Path
         The store; a database is made where there is none.
     path : path
-        One file, or a directory with files at any depth.
+        What was given, for the report.
+    files : tuple of Path
+        Those of `exported_files`.
     clock : callable
         Nanoseconds since 1970 (UTC), for the record of it.
     patience : float
@@ -106,7 +109,6 @@ def restore(
     from ravenxterm_lab.store.merging import merge_all
 
     start = time.perf_counter()
-    files = _files(path)
     try:
         with writing(directory, patience=patience, create=True) as connection:
             if connection is None:
@@ -139,7 +141,19 @@ def restore(
     return RestoreReport(Path(path), files, added, known, time.perf_counter() - start)
 
 
-def _files(path: str | os.PathLike[str]) -> tuple[Path, ...]:
+def exported_files(path: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """Return the Parquet files that a person means, by name.
+
+    Parameters
+    ----------
+    path : path
+        One file, or a directory with files at any depth.
+
+    Raises
+    ------
+    StoreError
+        If there is none.
+    """
     given = Path(path).expanduser()
     if given.is_dir():
         files = tuple(sorted(file for file in given.rglob("*.parquet") if file.is_file()))

@@ -19,7 +19,7 @@ from ravenxterm_lab.store.export import Export, ExportReport
 from ravenxterm_lab.store.info import StoreInfo, read_info
 from ravenxterm_lab.store.ingest import Ingester
 from ravenxterm_lab.store.packing import split_metrics
-from ravenxterm_lab.store.reading import Readers, run_query
+from ravenxterm_lab.store.reading import Readers, read_rows, run_query
 from ravenxterm_lab.store.recorder import Recorder
 from ravenxterm_lab.store.schema import IN_SLOT, KIND_OF, ExecutionId
 from ravenxterm_lab.store.segments import NAN, PACKED, SUCCESS
@@ -28,10 +28,8 @@ from ravenxterm_lab.store.validation import encode_fields
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from contextlib import AbstractContextManager
     from datetime import date, datetime
 
-    from ravenxterm_lab.store.reading import Mark, Reader
     from ravenxterm_lab.store.restoring import RestoreReport
     from ravenxterm_lab.store.result import QueryResult
 
@@ -277,39 +275,7 @@ class Store:
         StoreError
             If the store cannot be read.
         """
-        with self._readers.open() as reader:
-            return reader.rows(query, params)
-
-    def snapshot(self) -> AbstractContextManager[Reader]:
-        """Open the store for several queries of this package that see the same rows.
-
-        Returns
-        -------
-        context manager of Reader
-            With ``rows`` and ``mark`` as here. Nobody can write to the database before the end
-            of the block, so that it has to be short.
-
-        Raises
-        ------
-        StoreError
-            On entering, if the store cannot be read.
-        """
-        return self._readers.open()
-
-    def mark(self, tables: Sequence[str]) -> Mark:
-        """Return what stays the same as long as no process records or removes rows of some tables.
-
-        Parameters
-        ----------
-        tables : sequence of str
-            Which; changes of a row in place, of which there are none, are not seen.
-
-        Raises
-        ------
-        StoreError
-            If the store cannot be read.
-        """
-        return self._readers.mark(tables)
+        return read_rows(self._readers, query, params)
 
     def ingest_now(self) -> int:
         """Move everything that waits into the database; return the number of events.
@@ -421,6 +387,7 @@ class Store:
 
         files = exported_files(path)
         self.ingest_now()
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._holding():
             return restore(self._directory, path, files, clock=self._clock)
 

@@ -54,6 +54,10 @@ def test_info_check_export_compact_agree(filled: Path, tmp_path: Path) -> None:
     assert parsed(filled, "compact", "--if-worthwhile")["done"] is False
     after = parsed(filled, "check")
     assert (after["ok"], after["events"], after["removed"]) == (True, 0, 10)
+    restored = parsed(filled, "restore", str(target))
+    assert (restored["rows"], restored["known"]) == (10, {"executions": 0})
+    after = parsed(filled, "check")
+    assert (after["ok"], after["events"], after["removed"]) == (True, 10, 0)
 
 
 def test_people_read_cards(filled: Path) -> None:
@@ -81,6 +85,7 @@ def test_a_gap_is_an_exit_code(filled: Path) -> None:
         (["export", "x.parquet", "--table", "execution"], "Did you mean 'executions'"),
         (["export", "x.parquet", "--since", "2026-01-02", "--until", "2026-01-01"], "before"),
         (["export", "x.csv"], "Parquet"),
+        (["restore", "x.parquet"], "no Parquet file"),
         (["export", "x.parquet"], "nothing was ever recorded"),
     ],
 )
