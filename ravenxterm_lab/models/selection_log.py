@@ -149,6 +149,7 @@ def _fields(
             "feasible": False,
             "reason": str(item),
             "constraint_name": item.constraint,
+            **predicted.get(name, {}),
             **_load(ranking, name),
         }
     return {
@@ -167,20 +168,22 @@ def _fields(
 
 
 def _predicted(ranking: Ranking) -> dict[str, dict[str, Any]]:
-    """Return what was predicted of each candidate that was scored, by model name."""
+    """Return what was predicted of each candidate whose history counted, by model name."""
     decision = ranking.decision
     if decision is None:
         return {}
-    return {
+    facts = {
         arm.model.name: {
-            "drawn": float(drawn),
             "decode_rate": arm.decode_rate,
             "time_to_first_token": arm.first_token_seconds,
             "load_seconds": arm.load_seconds,
             "resident": arm.resident,
         }
-        for arm, drawn in zip(decision.arms, decision.explored, strict=True)
+        for arm in (*decision.arms, *decision.beside)
     }
+    for arm, drawn in zip(decision.arms, decision.explored, strict=True):
+        facts[arm.model.name]["drawn"] = float(drawn)
+    return facts
 
 
 def _load(ranking: Ranking, name: str) -> dict[str, Any]:

@@ -6,38 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ravenxterm_lab.estimation import Estimator, MemoryForecast
+from ravenxterm_lab.estimation import Estimator
 from ravenxterm_lab.exceptions import RequirementError, StoreError
-from ravenxterm_lab.metadata import HardwareType, ModelMetadata
+from ravenxterm_lab.metadata import ModelMetadata
 from ravenxterm_lab.models.selection_log import Ranking, SelectionLog
+from ravenxterm_lab.models.situation import Situation
 from ravenxterm_lab.models.workbench import Workbench
 from ravenxterm_lab.preferences import UserPreferences
 from ravenxterm_lab.requirements import TaskRequirements
-from ravenxterm_lab.runtimes import LoadOptions
-from ravenxterm_lab.runtimes.base import DEFAULT_CONTEXT
-from ravenxterm_lab.selection import (
-    Arm,
-    Decision,
-    Evidence,
-    Machine,
-    Recommendations,
-    Rejection,
-    WhyNot,
-    decide,
-    recommend,
-    reject_by_facts,
-    reject_by_measurement,
-)
+from ravenxterm_lab.selection import Evidence, Recommendations, WhyNot
 
 if TYPE_CHECKING:
     import os
 
-__all__ = ["AdaptiveModelSelector", "Selection"]
+    from ravenxterm_lab.runtimes import LoadOptions
 
-# Where neither a bandwidth nor a run says anything: tokens/s, and seconds (a model that does
-# not generate has no first token, only the overhead of a request).
-_UNKNOWN_RATE = 10.0
-_UNKNOWN_FIRST_TOKEN = 0.05
+__all__ = ["AdaptiveModelSelector", "Selection"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,111 +213,19 @@ class AdaptiveModelSelector:
         # A seed of its own for each decision makes it repeatable from its record. Only an
         # exploring one moves the generator on; a display is the same every time.
         seed = int(self._rng.integers(2**63)) if explore else None
-        task = wanted.task_type or _common_task(models)
-        evidence = self._evidence()
         loaded, reclaimable = self._bench.resident()
-        machine = self._bench.machine(self.preferences, reclaimable=reclaimable)
-        options = {model.name: self._options(model, wanted, machine) for model in models}
-        estimator = self._estimator()
-        memory = {
-            model.name: estimator.memory(model, options[model.name], budget_bytes=machine.limit)
-            for model in models
-        }
-        rejected: list[Rejection] = []
-        arms: list[Arm] = []
-        for model in models:
-            reason = reject_by_facts(model, wanted, memory[model.name], machine)
-            if reason is not None:
-                rejected.append(reason)
-            else:
-                arms.append(_arm(estimator, model, memory[model.name], options[model.name], loaded))
-        decision = self._decide(arms, task, evidence, machine, seed) if arms else None
-        late = self._reject_late(decision, wanted) if decision else []
-        if late:
-            rejected += late
-            gone = {item.model.name for item in late}
-            arms = [arm for arm in arms if arm.model.name not in gone]
-            decision = self._decide(arms, task, evidence, machine, seed) if arms else None
-        memories = [memory[arm.model.name] for arm in arms]
-        items = recommend(decision, memories) if decision else []
-        return Ranking(
-            Recommendations(items, rejected, task), options, memory, machine, decision, seed
+        situation = Situation(
+            bench=self._bench,
+            models=tuple(models),
+            task=wanted.task_type or _common_task(models),
+            wanted=wanted,
+            preferences=self.preferences.model_copy(deep=True),
+            machine=self._bench.machine(self.preferences, reclaimable=reclaimable),
+            evidence=self._evidence(),
+            estimator=self._estimator(),
+            loaded=loaded,
         )
-
-    def _decide(
-        self,
-        arms: list[Arm],
-        task: str,
-        evidence: Evidence,
-        machine: Machine,
-        seed: int | None,
-    ) -> Decision:
-        import numpy as np
-
-        return decide(
-            arms,
-            task,
-            evidence,
-            self.preferences,
-            budget_bytes=machine.budget,
-            explore=seed is not None,
-            rng=np.random.default_rng(seed or 0),
-        )
-
-    @staticmethod
-    def _reject_late(decision: Decision, wanted: TaskRequirements) -> list[Rejection]:
-        import numpy as np
-
-        rejections = [
-            reject_by_measurement(
-                arm.model,
-                wanted,
-                latency=float(decision.latency[index]),
-                rate=float(np.exp(decision.ln_speed.mean[index])),
-                quality=decision.cells[index].quality_mean,
-            )
-            for index, arm in enumerate(decision.arms)
-        ]
-        return [rejection for rejection in rejections if rejection is not None]
-
-    def _options(
-        self, model: ModelMetadata, wanted: TaskRequirements, machine: Machine
-    ) -> LoadOptions:
-        usable = [device for device in machine.devices if device in model.preferred_hardware]
-        if wanted.required_hardware:
-            usable = [device for device in usable if device in wanted.required_hardware]
-        asked = wanted.min_context_length
-        if asked is not None and model.context_length:
-            asked = min(asked, model.context_length)
-        context = None if asked is None or asked <= DEFAULT_CONTEXT else asked
-        device = usable[0] if usable else HardwareType.CPU
-        options = LoadOptions(device=device, context_length=context)
-        if not model.runtimes:
-            return options
-        # Resolved, so that a peak is found again under the settings that it was measured with.
-        return self._bench.runtime(model.runtimes[0]).resolve(model, options)
-
-
-def _arm(
-    estimator: Estimator,
-    model: ModelMetadata,
-    memory: MemoryForecast,
-    options: LoadOptions,
-    loaded: frozenset[str],
-) -> Arm:
-    speed = estimator.speed(model, options)
-    assert memory.total_bytes is not None  # the filter rejected what is unknown
-    # A server that does not tell a model's size leaves nothing to predict its speed from.
-    unknown = not model.size_bytes and not speed.decode.runs
-    return Arm(
-        model=model,
-        memory_bytes=memory.total_bytes,
-        decode_rate=(None if unknown else speed.decode_rate) or _UNKNOWN_RATE,
-        first_token_seconds=speed.time_to_first_token or _UNKNOWN_FIRST_TOKEN,
-        load_seconds=speed.load_seconds,
-        resident=model.name in loaded,
-        speed_source=speed.source,
-    )
+        return situation.rank(seed)
 
 
 def _is_positive_whole(value: object) -> bool:
@@ -353,7 +245,15 @@ def _models(given: object) -> list[ModelMetadata]:
                 f"available_models holds {model!r}; it must hold ModelMetadata, as "
                 "ModelRegistry.available_models does."
             )
-    return models
+    named: dict[str, ModelMetadata] = {}
+    for model in models:
+        known = named.setdefault(model.name, model)
+        if known is not model and known != model:
+            raise RequirementError(
+                f"available_models holds two different models called {model.name!r}; a name is "
+                "what they are told apart by. Rename one (dataclasses.replace(model, name=…))."
+            )
+    return list(named.values())
 
 
 def _common_task(models: Sequence[ModelMetadata]) -> str:

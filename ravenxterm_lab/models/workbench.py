@@ -154,6 +154,8 @@ class Workbench:
             total=profile.total_memory,
             available=profile.available_memory + reclaimable,
             budget=int(profile.total_memory * preferences.max_memory_usage),
+            present=present,
+            preferred=tuple(preferences.preferred_devices),
         )
 
     def record(self, table: str, **fields: Any) -> ExecutionId | None:

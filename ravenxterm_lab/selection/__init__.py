@@ -5,34 +5,41 @@ from __future__ import annotations
 from ravenxterm_lab.selection.constraints import (
     Machine,
     Rejection,
-    reject_by_facts,
-    reject_by_measurement,
+    Violation,
+    facts_against,
+    measurements_against,
+    memory_against,
 )
 from ravenxterm_lab.selection.evidence import CellEvidence, Evidence
-from ravenxterm_lab.selection.explain import (
-    Part,
-    Recommendation,
-    Recommendations,
-    WhyNot,
-    recommend,
-)
+from ravenxterm_lab.selection.explain import Part, Recommendation, Recommendations, recommend
 from ravenxterm_lab.selection.policy import Arm, Decision, Weights, decide, weights_for
+from ravenxterm_lab.selection.relaxing import Assessment, Place, Relaxation, assess, relax, relaxed
+from ravenxterm_lab.selection.why_not import Asked, WhyNot
 
 __all__ = [
     "Arm",
+    "Asked",
+    "Assessment",
     "CellEvidence",
     "Decision",
     "Evidence",
     "Machine",
     "Part",
+    "Place",
     "Recommendation",
     "Recommendations",
     "Rejection",
+    "Relaxation",
+    "Violation",
     "Weights",
     "WhyNot",
+    "assess",
     "decide",
+    "facts_against",
+    "measurements_against",
+    "memory_against",
     "recommend",
-    "reject_by_facts",
-    "reject_by_measurement",
+    "relax",
+    "relaxed",
     "weights_for",
 ]

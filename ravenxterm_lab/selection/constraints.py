@@ -1,21 +1,37 @@
-"""Filter first: facts that no score can outweigh, each with the smallest change that flips it."""
+"""Filter first: facts that no score can outweigh, each with what would lift it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.estimation import SAFETY_FACTOR, MemoryEstimate, Verdict
+from ravenxterm_lab.metadata import HardwareType
 from ravenxterm_lab.units import format_bytes, format_rate, format_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from ravenxterm_lab.metadata import HardwareType, ModelMetadata
+    from ravenxterm_lab.metadata import ModelMetadata
     from ravenxterm_lab.requirements import TaskRequirements
 
-__all__ = ["Machine", "Rejection", "reject_by_facts", "reject_by_measurement"]
+__all__ = [
+    "Machine",
+    "Rejection",
+    "Violation",
+    "facts_against",
+    "in_words",
+    "measurements_against",
+    "memory_against",
+    "rounded_down",
+    "rounded_up",
+    "usable_devices",
+]
+
+#: Digits of a limit that is offered: enough to be close, few enough to be typed.
+_DIGITS = 4
+_NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +40,62 @@ class Machine:
 
     ``devices`` are the preferred ones that exist here, in the person's order; ``total`` is what
     this process may use at most, ``available`` what is free now (memory of idle models that
-    could be evicted counted as free), ``budget`` the preferences' share.
+    could be evicted counted as free), ``budget`` the preferences' share. ``present`` are all
+    devices that exist here, and ``preferred`` all that the person prefers, here or not.
     """
 
     devices: tuple[HardwareType, ...]
     total: int
     available: int
     budget: int
+    present: tuple[HardwareType, ...] = ()
+    preferred: tuple[HardwareType, ...] = ()
 
     @property
     def limit(self) -> int:
         """Bytes that a load may take now."""
         return min(self.budget, self.available)
+
+    def under(self, change: Mapping[str, Any]) -> Machine:
+        """Return what this machine is once preferences are changed.
+
+        Parameters
+        ----------
+        change : mapping
+            New preferences by name; what is none of ``max_memory_usage`` and
+            ``preferred_devices`` changes nothing here.
+        """
+        made = self
+        if "max_memory_usage" in change:
+            made = replace(made, budget=int(self.total * change["max_memory_usage"]))
+        if "preferred_devices" in change:
+            preferred = tuple(HardwareType(one) for one in change["preferred_devices"])
+            devices = tuple(one for one in preferred if one in self.present)
+            made = replace(made, preferred=preferred, devices=devices)
+        return made
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One constraint that a candidate breaks.
+
+    Attributes
+    ----------
+    constraint : str
+        Its name, such as ``"max_size_bytes"`` or ``"runtime"``.
+    reason : str
+        In words, with the numbers.
+    change : mapping
+        The smallest change of requirements or preferences that lifts this one, where it can be
+        lifted without another device or context; empty where it cannot.
+    remedy : str
+        What helps where no change does.
+    """
+
+    constraint: str
+    reason: str
+    change: Mapping[str, Any] = field(default_factory=dict)
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +107,17 @@ class Rejection:
     model : ModelMetadata
         The candidate.
     constraint : str
-        The binding constraint, such as ``"max_size_bytes"`` or ``"runtime"``.
+        The binding constraint, such as ``"max_size_bytes"`` or ``"runtime"``: the first of those
+        that it breaks.
     reason : str
-        In words, with the numbers.
+        In words, with the numbers, for each constraint that it breaks.
     change : mapping
-        The smallest change of requirements or preferences that lifts this constraint; empty
-        when none can.
+        The smallest change of requirements and preferences that makes it feasible, all of it
+        needed; None as a value leaves the requirement out. Empty when no change does.
     remedy : str
-        That change in words.
+        That change in words, or what helps besides.
+    violations : tuple of Violation
+        Every constraint that it breaks.
     """
 
     model: ModelMetadata
@@ -62,20 +125,88 @@ class Rejection:
     reason: str
     change: Mapping[str, Any] = field(default_factory=dict)
     remedy: str = ""
+    violations: tuple[Violation, ...] = ()
+
+    @classmethod
+    def of(
+        cls, model: ModelMetadata, violations: Sequence[Violation], change: Mapping[str, Any]
+    ) -> Rejection:
+        """Return the rejection that follows from violations, at least one.
+
+        Parameters
+        ----------
+        model : ModelMetadata
+            The candidate.
+        violations : sequence of Violation
+            All that it breaks.
+        change : mapping
+            What lifts all of them together; empty when nothing does.
+        """
+        words = in_words(change)
+        if not change:
+            words = "; ".join(dict.fromkeys(one.remedy for one in violations if one.remedy))
+        return cls(
+            model,
+            violations[0].constraint,
+            "; ".join(one.reason for one in violations),
+            dict(change),
+            words,
+            tuple(violations),
+        )
 
     def __str__(self) -> str:
         return f"{self.reason}{f' → {self.remedy}' if self.remedy else ''}"
 
 
-def reject_by_facts(
-    model: ModelMetadata,
-    wanted: TaskRequirements,
-    memory: MemoryEstimate,
-    machine: Machine,
-) -> Rejection | None:
-    """Return why facts about the model rule it out, or None.
+def in_words(change: Mapping[str, Any]) -> str:
+    """Return a change of requirements and preferences as a person would say it.
 
-    The order matters: what cannot be changed comes before what a requirement could relax.
+    Parameters
+    ----------
+    change : mapping
+        New values by name; None leaves a requirement out, a list has what is added at its end.
+    """
+    return " and ".join(_one_in_words(key, value) for key, value in change.items())
+
+
+def _one_in_words(key: str, value: Any) -> str:
+    if value is None:
+        return f"leave {key} out"
+    if isinstance(value, list):
+        return f"add {value[-1]} to {key}"
+    if isinstance(value, dict):
+        return " and ".join(f"{key}[{name!r}] = {one:g}" for name, one in value.items())
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return f"{key} = {value!r}"
+    sign = "≤" if key.startswith("min_") else "≥"
+    size = f" ({format_bytes(int(value))})" if key.endswith("_bytes") else ""
+    return f"{key} {sign} {value}{size}"
+
+
+def usable_devices(
+    model: ModelMetadata, wanted: TaskRequirements, machine: Machine
+) -> list[HardwareType]:
+    """Return the devices on which a model may run under requirements and preferences, in order.
+
+    Parameters
+    ----------
+    model, wanted, machine
+        The candidate, what is asked, and the hardware.
+    """
+    return [
+        device
+        for device in machine.devices
+        if device in model.preferred_hardware
+        and (not wanted.required_hardware or device in wanted.required_hardware)
+    ]
+
+
+def facts_against(
+    model: ModelMetadata, wanted: TaskRequirements, machine: Machine
+) -> list[Violation]:
+    """Return the constraints that facts about a model break, apart from its memory.
+
+    What no requirement or preference can lift comes alone; nothing else matters beside it.
 
     Parameters
     ----------
@@ -83,216 +214,249 @@ def reject_by_facts(
         The candidate.
     wanted : TaskRequirements
         What is asked.
-    memory : MemoryEstimate
-        What loading it would take (bytes).
     machine : Machine
         Devices and memory (bytes).
     """
-    return (
-        _reject_unusable(model, wanted)
-        or _reject_by_kind(model, wanted)
-        or _reject_by_size(model, wanted)
-        or _reject_by_device(model, wanted, machine)
-        or _reject_by_memory(model, wanted, memory, machine)
-    )
+    final = _unusable(model, wanted)
+    if final is not None:
+        return [final]
+    checks = (_kind, _license, _size, _context, _device, _batching)
+    return [one for check in checks for one in check(model, wanted, machine)]
 
 
-def _reject_unusable(model: ModelMetadata, wanted: TaskRequirements) -> Rejection | None:
+def _unusable(model: ModelMetadata, wanted: TaskRequirements) -> Violation | None:
     if model.problems:
-        return Rejection(model, "problems", f"it cannot be used: {'; '.join(model.problems)}")
+        return Violation("problems", f"it cannot be used: {'; '.join(model.problems)}")
     task = wanted.task_type
     if task and task not in model.task_types:
         if model.task_types:
             reason = f"not a {task.replace('_', ' ')} model ({', '.join(model.task_types)})"
         else:
             reason = f"nothing in its files says that it can do {task.replace('_', ' ')}"
-        return Rejection(model, "task_type", reason)
+        return Violation("task_type", reason)
     if not model.runtimes:
-        return Rejection(model, "runtime", model.runtime_gap or "no installed runtime can run it")
+        return Violation("runtime", model.runtime_gap or "no installed runtime can run it")
     return None
 
 
-def _reject_by_kind(model: ModelMetadata, wanted: TaskRequirements) -> Rejection | None:
-    if wanted.model_types and model.model_type not in wanted.model_types:
-        return Rejection(
-            model,
-            "model_types",
-            f"its format is {model.model_type.value}",
-            {"model_types": [*(t.value for t in wanted.model_types), model.model_type.value]},
-            f"allow {model.model_type.value} in model_types",
-        )
-    return _reject_unlisted(
-        model, "quantizations", wanted.quantizations, model.quantization, "not known"
-    ) or _reject_unlisted(
-        model, "license", wanted.license, model.license, "not stated in its files"
-    )
+def _kind(model: ModelMetadata, wanted: TaskRequirements, machine: Machine) -> Iterator[Violation]:
+    del machine
+    mine = model.model_type
+    if wanted.model_types and mine not in wanted.model_types:
+        allowed = [*(one.value for one in wanted.model_types), mine.value]
+        yield Violation("model_types", f"its format is {mine.value}", {"model_types": allowed})
+    yield from _unlisted("quantizations", wanted.quantizations, model.quantization, "not known")
 
 
-def _reject_unlisted(
-    model: ModelMetadata, key: str, allowed: tuple[str, ...] | None, mine: str | None, unknown: str
-) -> Rejection | None:
-    if not allowed or (mine or "").lower() in {name.lower() for name in allowed}:
-        return None
-    what = key.removesuffix("s")
-    return Rejection(
-        model,
-        key,
-        f"its {what} is {mine or unknown}",
-        {key: [*allowed, mine]} if mine else {},
-        f"allow {mine} in {key}" if mine else "",
-    )
-
-
-def _reject_by_size(model: ModelMetadata, wanted: TaskRequirements) -> Rejection | None:
-    if wanted.max_size_bytes is not None and model.size_bytes > wanted.max_size_bytes:
-        return Rejection(
-            model,
-            "max_size_bytes",
-            f"it is {format_bytes(model.size_bytes)} on disk, "
-            f"the limit is {format_bytes(wanted.max_size_bytes)}",
-            {"max_size_bytes": model.size_bytes},
-            f"max_size_bytes ≥ {model.size_bytes}",
-        )
-    if wanted.min_context_length is not None:
-        length = model.context_length
-        if length is None or length < wanted.min_context_length:
-            return Rejection(
-                model,
-                "min_context_length",
-                f"its context is {f'{length:,} tokens' if length else 'not known'}, "
-                f"{wanted.min_context_length:,} are asked for",
-                {"min_context_length": length} if length else {},
-                f"min_context_length ≤ {length}" if length else "",
-            )
-    return None
-
-
-def _reject_by_device(
+def _license(
     model: ModelMetadata, wanted: TaskRequirements, machine: Machine
-) -> Rejection | None:
-    usable = [device for device in machine.devices if device in model.preferred_hardware]
-    if wanted.required_hardware:
-        if not set(usable) & set(wanted.required_hardware):
-            asked = " or ".join(d.value for d in wanted.required_hardware)
-            here = ", ".join(d.value for d in usable) or "none of the preferred devices"
-            return Rejection(
-                model,
-                "required_hardware",
-                f"{asked} is required; here it runs on {here}",
-                {"required_hardware": [d.value for d in usable]} if usable else {},
-                f"required_hardware = {[d.value for d in usable]}" if usable else "",
-            )
-    elif not usable:
-        could = [device.value for device in model.preferred_hardware]
-        return Rejection(
-            model,
-            "preferred_devices",
-            "its runtime can use none of the preferred devices here",
-            {"preferred_devices": could} if could else {},
-            f"preferred_devices = {could}" if could else "",
+) -> Iterator[Violation]:
+    del machine
+    yield from _unlisted("license", wanted.license, model.license, "not stated in its files")
+
+
+def _unlisted(
+    key: str, allowed: tuple[str, ...] | None, mine: str | None, unknown: str
+) -> Iterator[Violation]:
+    # What a model does not say is on no list, not even on one that holds an empty text.
+    if not allowed or (mine and mine.lower() in {name.lower() for name in allowed}):
+        return
+    change = {key: [*allowed, mine] if mine else None}
+    yield Violation(key, f"its {key.removesuffix('s')} is {mine or unknown}", change)
+
+
+def _size(model: ModelMetadata, wanted: TaskRequirements, machine: Machine) -> Iterator[Violation]:
+    del machine
+    most = wanted.max_size_bytes
+    if most is not None and model.size_bytes > most:
+        yield Violation(
+            "max_size_bytes",
+            f"it is {format_bytes(model.size_bytes)} on disk, the limit is {format_bytes(most)}",
+            {"max_size_bytes": model.size_bytes},
         )
+
+
+def _context(
+    model: ModelMetadata, wanted: TaskRequirements, machine: Machine
+) -> Iterator[Violation]:
+    del machine
+    least, length = wanted.min_context_length, model.context_length
+    if least and (length is None or length < least):
+        known = f"{length:,} tokens" if length else "not known"
+        yield Violation(
+            "min_context_length",
+            f"its context is {known}, {least:,} are asked for",
+            {"min_context_length": length or None},
+        )
+
+
+def _device(
+    model: ModelMetadata, wanted: TaskRequirements, machine: Machine
+) -> Iterator[Violation]:
+    if usable_devices(model, wanted, machine):
+        return
+    preferred = [one for one in machine.devices if one in model.preferred_hardware]
+    could = [one for one in machine.present if one in model.preferred_hardware]
+    if not preferred:
+        names = f", but {', '.join(could)}" if could else ""
+        reason = f"its runtime can use none of the preferred devices here{names}"
+        yield Violation("preferred_devices", reason)
+    required = wanted.required_hardware or ()
+    if required and not set(required) & set(preferred or could):
+        here = ", ".join(preferred or could) or "no device"
+        reason = f"{' or '.join(required)} is required; here it runs on {here}"
+        yield Violation("required_hardware", reason)
+
+
+def _batching(
+    model: ModelMetadata, wanted: TaskRequirements, machine: Machine
+) -> Iterator[Violation]:
+    del machine
     if wanted.requires_batching and not model.supports_batching:
-        return Rejection(
-            model,
-            "requires_batching",
-            "its runtime does not batch",
-            {"requires_batching": False},
-            "requires_batching = False",
+        yield Violation(
+            "requires_batching", "its runtime does not batch", {"requires_batching": False}
         )
-    return None
 
 
-def _reject_by_memory(
-    model: ModelMetadata, wanted: TaskRequirements, memory: MemoryEstimate, machine: Machine
-) -> Rejection | None:
-    need = memory.total_bytes
-    if need is None or memory.verdict is Verdict.UNKNOWN:
-        facts = ", ".join(memory.missing) or "the interval of the estimate spans the budget"
-        return Rejection(model, "memory", f"whether it fits is unknown: {facts}")
-    asked = math.ceil(need * (1.0 if memory.measured else SAFETY_FACTOR))
+def memory_against(
+    memory: MemoryEstimate, wanted: TaskRequirements, machine: Machine
+) -> list[Violation]:
+    """Return the constraints that a load of this size breaks.
+
+    The rule: predicted memory × `SAFETY_FACTOR` ≤ budget, unless a peak was measured; each GPU
+    with memory of its own has its free memory for a budget.
+
+    Parameters
+    ----------
+    memory : MemoryEstimate
+        What loading it would take (bytes).
+    wanted : TaskRequirements
+        For ``max_memory_bytes``.
+    machine : Machine
+        Budget, and what is free (bytes).
+    """
+    total, needed = memory.total_bytes, memory.needed_bytes
+    if total is None or needed is None:
+        facts = ", ".join(memory.missing) or "a needed fact is missing"
+        return [Violation("memory", f"whether it fits is unknown: {facts}")]
     how = "took" if memory.measured else "needs about"
-    if wanted.max_memory_bytes is not None and asked > wanted.max_memory_bytes:
-        return Rejection(
-            model,
-            "max_memory_bytes",
-            f"it {how} {format_bytes(asked)}, the limit is {format_bytes(wanted.max_memory_bytes)}",
-            {"max_memory_bytes": asked},
-            f"max_memory_bytes ≥ {asked}",
-        )
-    pages = "its weights would be paged from disk; " if memory.verdict is Verdict.PAGES else ""
-    if asked > machine.budget:
-        share = math.ceil(asked / machine.total * 1000) / 1000 if machine.total else math.inf
-        reason = (
-            f"{pages}it {how} {format_bytes(asked)}, the budget is {format_bytes(machine.budget)}"
-        )
-        if share > 1:
-            return Rejection(model, "max_memory_usage", f"{reason}: more than this machine has")
-        return Rejection(
-            model,
-            "max_memory_usage",
-            reason,
-            {"max_memory_usage": share},
-            f"max_memory_usage ≥ {share}",
-        )
-    if asked > machine.available:
-        free = format_bytes(machine.available)
-        return Rejection(
-            model,
-            "available_memory",
-            f"{pages}it {how} {format_bytes(asked)}, only {free} are free",
-            {},
-            "close other programs, or unload models",
-        )
-    return None
+    found = []
+    asked = total if memory.measured else math.ceil(total * SAFETY_FACTOR)
+    most = wanted.max_memory_bytes
+    if most is not None and asked > most:
+        reason = f"it {how} {format_bytes(asked)}, the limit is {format_bytes(most)}"
+        found.append(Violation("max_memory_bytes", reason, {"max_memory_bytes": asked}))
+    if not memory.measured and needed > asked:
+        how = "needs up to"  # only an uncertain formula asks for more than the factor adds
+    size = f"it {how} {format_bytes(needed)}"
+    if memory.verdict is Verdict.PAGES:
+        size = f"its weights would be paged from disk; {size}"
+    if needed > machine.budget:
+        reason = f"{size}, the budget is {format_bytes(machine.budget)}"
+        if needed > machine.total:
+            return [*found, Violation("max_memory_usage", f"{reason}: more than this machine has")]
+        found.append(Violation("max_memory_usage", reason, _usage(needed, machine)))
+    if needed > machine.available:
+        free = f"only {format_bytes(machine.available)} are free"
+        reason = free if needed > machine.budget else f"{size}, {free}"
+        remedy = "close other programs, or unload models"
+        found.append(Violation("available_memory", reason, _NOTHING, remedy))
+    for one in memory.devices[1:]:
+        if one.unified or not one.total_bytes:
+            continue
+        size = format_bytes(one.needed_bytes)
+        if one.budget_bytes is None:
+            found.append(Violation("memory", f"the free memory of {one.name} is not known"))
+        elif one.needed_bytes > one.budget_bytes:
+            free = format_bytes(one.budget_bytes)
+            found.append(Violation("gpu_memory", f"{one.name} would hold {size}, it has {free}"))
+    return found
 
 
-def reject_by_measurement(
-    model: ModelMetadata,
+def _usage(needed: int, machine: Machine) -> dict[str, Any]:
+    """Return the smallest share of the memory that is a budget of so many bytes."""
+    share = math.ceil(needed / machine.total * 1000) / 1000
+    # The budget is cut to whole bytes, which may leave one too few.
+    while int(machine.total * share) < needed:
+        share = round(share + 0.001, 3)
+    return {"max_memory_usage": share} if share <= 1 else {}
+
+
+def measurements_against(
     wanted: TaskRequirements,
     *,
     latency: float,
     rate: float,
     quality: float | None,
-) -> Rejection | None:
-    """Return why its predicted or measured performance rules a model out, or None.
+    unit: str = "tok",
+    learns: bool = True,
+) -> list[Violation]:
+    """Return the constraints that predicted or measured performance breaks.
 
     Parameters
     ----------
-    model, wanted
-        The candidate and what is asked.
+    wanted : TaskRequirements
+        What is asked.
     latency : float
         Seconds of one execution, measured or predicted.
     rate : float
         Tokens (items) per second, measured or predicted.
     quality : float or None
         Measured quality; None when it never was.
+    unit : str
+        What the rate counts, for the words.
+    learns : bool
+        Whether history is read at all.
     """
+    found = []
     if wanted.max_latency is not None and latency > wanted.max_latency:
-        return Rejection(
-            model,
-            "max_latency",
+        reason = (
             f"an execution takes about {format_seconds(latency)}, "
-            f"at most {format_seconds(wanted.max_latency)} is asked for",
-            {"max_latency": math.ceil(latency * 1000) / 1000},
-            f"max_latency ≥ {math.ceil(latency * 1000) / 1000}",
+            f"at most {format_seconds(wanted.max_latency)} is asked for"
         )
+        found.append(Violation("max_latency", reason, {"max_latency": rounded_up(latency)}))
     if wanted.min_throughput is not None and rate < wanted.min_throughput:
-        asked = format_rate(wanted.min_throughput)
-        return Rejection(
-            model,
-            "min_throughput",
-            f"it makes about {format_rate(rate)}, {asked} is asked for",
-            {"min_throughput": math.floor(rate * 1000) / 1000},
-            f"min_throughput ≤ {math.floor(rate * 1000) / 1000}",
+        reason = (
+            f"it makes about {format_rate(rate, unit)}, "
+            f"{format_rate(wanted.min_throughput, unit)} is asked for"
         )
+        found.append(Violation("min_throughput", reason, {"min_throughput": rounded_down(rate)}))
     if wanted.min_quality is not None and (quality is None or quality < wanted.min_quality):
-        known = "was never measured on this task" if quality is None else f"is {quality:.3f}"
-        change = {} if quality is None else {"min_quality": math.floor(quality * 1000) / 1000}
-        return Rejection(
-            model,
-            "min_quality",
-            f"its quality {known}, at least {wanted.min_quality} is asked for",
-            change,
-            f"min_quality ≤ {change['min_quality']}" if change else "record its quality first",
-        )
-    return None
+        if quality is not None:
+            known = f"is {quality:.3f}"
+        elif learns:
+            known = "was never measured on this task"
+        else:
+            known = "is not looked at with enable_adaptive_selection=False"
+        reason = f"its quality {known}, at least {wanted.min_quality} is asked for"
+        change = {"min_quality": None if quality is None else rounded_down(quality)}
+        found.append(Violation("min_quality", reason, change))
+    return found
+
+
+def rounded_up(value: float) -> float:
+    """Return a number of four significant digits that is no smaller.
+
+    Parameters
+    ----------
+    value : float
+        Any number.
+    """
+    return -rounded_down(-value)
+
+
+def rounded_down(value: float) -> float:
+    """Return a number of four significant digits that is no larger.
+
+    Parameters
+    ----------
+    value : float
+        Any number.
+    """
+    if value == 0 or not math.isfinite(value):
+        return value
+    step = 10.0 ** (math.floor(math.log10(abs(value))) - _DIGITS + 1)
+    found = float(f"{math.floor(value / step) * step:.{_DIGITS}g}")
+    while found > value:
+        found = float(f"{found - step:.{_DIGITS}g}")
+    return found

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, overload
 
 from ravenxterm_lab.exceptions import UnknownModelError, did_you_mean
+from ravenxterm_lab.selection.policy import QUALITY_MEAN
+from ravenxterm_lab.selection.why_not import shown, why_behind, why_rejected
 from ravenxterm_lab.tables import Card, Displayed, Table
-from ravenxterm_lab.units import NOT_MEASURED, format_bytes, format_rate, format_seconds
+from ravenxterm_lab.units import format_number, format_rate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,10 +21,14 @@ if TYPE_CHECKING:
     from ravenxterm_lab.metadata import ModelMetadata
     from ravenxterm_lab.selection.constraints import Rejection
     from ravenxterm_lab.selection.policy import Decision
+    from ravenxterm_lab.selection.why_not import Asked, WhyNot
 
-__all__ = ["Part", "Recommendation", "Recommendations", "WhyNot", "recommend"]
+__all__ = ["Part", "Recommendation", "Recommendations", "recommend"]
 
-_Z90 = 1.645
+_Z90 = NormalDist().inv_cdf(0.95)
+# Intervals of models that were never run held 74% where they should hold 90% (design page on
+# selection, "Explain"); so many times wider they would have held 90%.
+_WIDER = _Z90 / NormalDist().inv_cdf((1 + 0.74) / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,8 @@ class Part:
         In its own unit (0–1, seconds, bytes), with a 90% interval.
     contribution : float
         What it adds to the score, before the multipliers.
+    weight : float
+        The most that it can add: what it weighs under the current preferences.
     n : float
         Measurements behind it (older speed measurements count less).
     source : str
@@ -47,6 +56,7 @@ class Part:
     low: float
     high: float
     contribution: float
+    weight: float
     n: float
     source: str
 
@@ -111,17 +121,26 @@ class Recommendation(Displayed):
         raise KeyError(name)
 
     @property
+    def prior_only(self) -> bool:
+        """Whether nothing of quality and speed was measured: neither here, nor judged elsewhere."""
+        return not self.runs and not self.part("quality").n and not self.part("latency").n
+
+    @property
     def evidence(self) -> str:
         """How much of this was measured, in words."""
-        if not self.runs:
+        if self.runs:
+            return f"{format_number(self.runs, 'run')} here"
+        if self.prior_only:
             return "prior only: never run here on this task"
-        return f"{self.runs} run{'s' if self.runs != 1 else ''} here"
+        judged = self.part("quality").n
+        return f"never run here on this task; judged elsewhere, n = {judged:.0f}"
 
     def explain(self) -> str:
         """Return the reasons in a few lines of plain text."""
         lines = [f"{self.rank}. {self.model.name}  score {self.score:.3f}  ({self.evidence})"]
         lines += [
-            f"   {part.name:<8} {_shown(part)}  adds {part.contribution:.3f}  [{part.source}]"
+            f"   {part.name:<8} {shown(part)}  adds {part.contribution:.3f} of {part.weight:.3f}  "
+            f"[{part.source}]"
             for part in self.parts
         ]
         lines.append(
@@ -136,11 +155,18 @@ class Recommendation(Displayed):
             f"{self.evidence}; P(best) {self.probability_best:.0%}; {self.memory.describe()}",
             [
                 Table(
-                    ["part", "value (90% interval)", "adds", "from"],
+                    ["part", "value (90% interval)", "adds", "of at most", "from"],
                     [
-                        [part.name, _shown(part), f"{part.contribution:.3f}", part.source]
+                        [
+                            part.name,
+                            shown(part),
+                            f"{part.contribution:.3f}",
+                            f"{part.weight:.3f}",
+                            part.source,
+                        ]
                         for part in self.parts
                     ],
+                    [False, False, True, True, False],
                 )
             ],
         )
@@ -149,34 +175,22 @@ class Recommendation(Displayed):
         return self.explain()
 
 
-@dataclass(frozen=True, slots=True)
-class WhyNot(Displayed):
-    """Why a model is not the first choice, and what would change that.
-
-    Attributes
-    ----------
-    name : str
-        The model.
-    reason : str
-        The binding constraint, or the part of the score that lost and by how much.
-    change : dict
-        The smallest change that makes it feasible, as requirement or preference; empty when
-        none does, or when it is feasible already.
-    """
-
-    name: str
-    reason: str
-    change: dict[str, object]
-
-    def _card(self) -> Card:
-        return Card(self.name, self.reason)
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
-
-
 class Recommendations(Displayed, Sequence[Recommendation]):
     """Ranked candidates, best first, and the rejected ones with their reasons.
+
+    A slice keeps what it was cut from for `why_not`; a pickled one no longer knows what a change
+    of preferences would do.
+
+    Parameters
+    ----------
+    items : sequence of Recommendation
+        Best first.
+    rejected : sequence of Rejection
+        Candidates that fell out.
+    task : str
+        Normalised name.
+    situation : Asked, optional
+        Ranks again after a change.
 
     Attributes
     ----------
@@ -187,11 +201,16 @@ class Recommendations(Displayed, Sequence[Recommendation]):
     """
 
     def __init__(
-        self, items: Sequence[Recommendation], rejected: Sequence[Rejection], task: str
+        self,
+        items: Sequence[Recommendation],
+        rejected: Sequence[Rejection],
+        task: str,
+        situation: Asked | None = None,
     ) -> None:
-        self._items = tuple(items)
+        self._items = self._all = tuple(items)
         self.rejected = tuple(rejected)
         self.task = task
+        self._situation = situation
 
     @overload
     def __getitem__(self, index: int) -> Recommendation: ...
@@ -199,14 +218,19 @@ class Recommendations(Displayed, Sequence[Recommendation]):
     def __getitem__(self, index: slice) -> Recommendations: ...
     def __getitem__(self, index: int | slice) -> Recommendation | Recommendations:
         if isinstance(index, slice):
-            return Recommendations(self._items[index], self.rejected, self.task)
+            cut = Recommendations(self._all, self.rejected, self.task, self._situation)
+            cut._items = self._items[index]
+            return cut
         return self._items[index]
 
     def __len__(self) -> int:
         return len(self._items)
 
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_situation": None}
+
     def why_not(self, name: str) -> WhyNot:
-        """Say why a model is not the first choice.
+        """Say why a model is not the first choice, and what would make it so.
 
         Raises
         ------
@@ -215,11 +239,11 @@ class Recommendations(Displayed, Sequence[Recommendation]):
         """
         for rejection in self.rejected:
             if rejection.model.name == name:
-                return WhyNot(name, str(rejection), dict(rejection.change))
-        for item in self._items:
+                return why_rejected(rejection, self._situation)
+        for item in self._all:
             if item.model.name == name:
-                return _why_behind(item, self._items[0])
-        known = [item.model.name for item in self._items]
+                return why_behind(item, self._all, self._situation)
+        known = [item.model.name for item in self._all]
         known += [rejection.model.name for rejection in self.rejected]
         raise UnknownModelError(f"{name!r} was not a candidate.{did_you_mean(name, known)}")
 
@@ -234,7 +258,7 @@ class Recommendations(Displayed, Sequence[Recommendation]):
                 f"{item.score:.3f}",
                 item.memory.describe(),
                 _rate(item, self.task),
-                _shown(item.part("quality")),
+                shown(item.part("quality")),
                 f"{item.probability_best:.0%}",
                 item.evidence,
             ]
@@ -251,14 +275,19 @@ class Recommendations(Displayed, Sequence[Recommendation]):
                     [[rejection.model.name, str(rejection)] for rejection in self.rejected],
                 )
             )
-        note = f"{len(rows)} feasible, {len(self.rejected)} rejected"
+        feasible = f"{len(self._all)} feasible"
+        if len(rows) < len(self._all):
+            feasible += f" ({len(rows)} shown)"
+        note = f"{feasible}, {len(self.rejected)} rejected"
         return Card(title, note, tables)
 
     def __repr__(self) -> str:
         return str(self)
 
 
-def recommend(decision: Decision, memory: Sequence[MemoryEstimate]) -> list[Recommendation]:
+def recommend(
+    decision: Decision, memory: Sequence[MemoryEstimate], budget_bytes: int
+) -> list[Recommendation]:
     """Turn a decision into recommendations, best first.
 
     Parameters
@@ -267,128 +296,109 @@ def recommend(decision: Decision, memory: Sequence[MemoryEstimate]) -> list[Reco
         As the policy made it.
     memory : sequence of MemoryEstimate
         One for each arm, in the arms' order.
+    budget_bytes : int
+        What the policy held their memory against.
     """
     return [
-        _recommendation(decision, memory[index], index, rank)
+        _recommendation(decision, memory[index], budget_bytes, index, rank)
         for rank, index in enumerate(decision.order(), start=1)
     ]
 
 
 def _recommendation(
-    decision: Decision, memory: MemoryEstimate, index: int, rank: int
+    decision: Decision, memory: MemoryEstimate, budget_bytes: int, index: int, rank: int
 ) -> Recommendation:
-    arm, cell, weights = decision.arms[index], decision.cells[index], decision.weights
-    quality = float(decision.quality.mean[index])
-    quality_sd = float(decision.quality.deviation[index])
-    latency = float(decision.latency[index])
-    # In ln, output length and speed are independent, so their variances add.
-    latency_sd = math.hypot(
-        float(decision.ln_speed.deviation[index]), float(decision.ln_work.deviation[index])
-    )
-    ln_rate, rate_sd = (
-        float(decision.ln_speed.mean[index]),
-        float(decision.ln_speed.deviation[index]),
-    )
-    budget = memory.budget_bytes or 1
-    used = memory.total_bytes or arm.memory_bytes
-    parts = (
-        Part(
-            "quality",
-            quality,
-            max(quality - _Z90 * quality_sd, 0.0),
-            min(quality + _Z90 * quality_sd, 1.0),
-            weights.quality * min(max(quality, 0.0), 1.0),
-            cell.quality_n,
-            _source(cell.quality_n, "prior: 0.5 for every model, shared across tasks"),
-        ),
-        Part(
-            "latency",
-            latency,
-            latency * math.exp(-_Z90 * latency_sd),
-            latency * math.exp(_Z90 * latency_sd),
-            weights.latency / (1 + latency / decision.latency_scale),
-            cell.speed_n,
-            _source(cell.speed_n, f"estimate: {arm.speed_source}"),
-        ),
-        Part(
-            "memory",
-            used,
-            memory.low_bytes or used,
-            memory.high_bytes or used,
-            weights.memory * (1 - min(used / budget, 1.0)),
-            1.0 if memory.measured else 0.0,
-            "measured" if memory.measured else f"estimate: {memory.source}",
-        ),
-    )
+    arm, cell = decision.arms[index], decision.cells[index]
+    ln_rate = float(decision.ln_speed.mean[index])
+    rate_sd = _spread(float(decision.ln_speed.deviation[index]), cell.speed_n)
     return Recommendation(
         model=arm.model,
         score=float(decision.score[index]),
         rank=rank,
-        parts=parts,
+        parts=(
+            _quality(decision, index),
+            _latency(decision, index),
+            _memory(decision, memory, budget_bytes, index),
+        ),
         reliability=float(decision.reliability[index]),
         person_weight=float(decision.person_weight[index]),
         memory=memory,
         decode_rate=math.exp(ln_rate),
-        decode_low=math.exp(ln_rate - _Z90 * rate_sd),
-        decode_high=math.exp(ln_rate + _Z90 * rate_sd),
+        decode_low=math.exp(ln_rate - rate_sd),
+        decode_high=math.exp(ln_rate + rate_sd),
         runs=cell.runs,
         probability_best=float(decision.probability_best[index]),
         probability_chosen=float(decision.probability_chosen[index]),
     )
 
 
-def _source(n: float, prior: str) -> str:
-    return f"measured, n = {n:.3g}" if n > 0 else prior
+def _spread(deviation: float, n: float) -> float:
+    """Return half of a 90% interval; wider where nothing was measured."""
+    return _Z90 * deviation * (1.0 if n > 0 else _WIDER)
+
+
+def _quality(decision: Decision, index: int) -> Part:
+    cell, weight = decision.cells[index], decision.weights.quality
+    mean = float(decision.quality.mean[index])
+    half = _spread(float(decision.quality.deviation[index]), cell.quality_n)
+    prior = f"prior: {QUALITY_MEAN:g} for every model"
+    if abs(mean - QUALITY_MEAN) > 1e-9:
+        prior += ", moved by other tasks and models"
+    return Part(
+        "quality",
+        mean,
+        max(mean - half, 0.0),
+        min(mean + half, 1.0),
+        weight * min(max(mean, 0.0), 1.0),
+        weight,
+        cell.quality_n,
+        f"measured, n = {cell.quality_n:.3g}" if cell.quality_n > 0 else prior,
+    )
+
+
+def _latency(decision: Decision, index: int) -> Part:
+    arm, cell, weight = decision.arms[index], decision.cells[index], decision.weights.latency
+    latency = float(decision.latency[index])
+    working = math.exp(float(decision.ln_work.mean[index] - decision.ln_speed.mean[index]))
+    waiting = max(latency - working, 0.0)
+    # In ln, output length and speed are independent, so their variances add.
+    spread = math.hypot(
+        _spread(float(decision.ln_speed.deviation[index]), cell.speed_n),
+        _spread(float(decision.ln_work.deviation[index]), cell.work_n),
+    )
+    source = f"measured, n = {cell.speed_n:.3g}" if cell.speed_n > 0 else arm.speed_source
+    if cell.speed_n <= 0:
+        source = f"estimate: {source}"
+    if cell.work_n <= 0:
+        source += "; length of the answer: prior"
+    return Part(
+        "latency",
+        latency,
+        waiting + working * math.exp(-spread),
+        waiting + working * math.exp(spread),
+        weight / (1 + latency / decision.latency_scale),
+        weight,
+        cell.speed_n,
+        source,
+    )
+
+
+def _memory(decision: Decision, memory: MemoryEstimate, budget_bytes: int, index: int) -> Part:
+    used, weight = decision.arms[index].memory_bytes, decision.weights.memory
+    runs = getattr(memory, "runs", 0)
+    return Part(
+        "memory",
+        used,
+        memory.low_bytes or used,
+        memory.high_bytes or used,
+        weight * (1 - min(used / max(budget_bytes, 1), 1.0)),
+        weight,
+        max(float(runs), 1.0) if memory.measured else 0.0,
+        f"measured, n = {max(runs, 1)}" if memory.measured else f"estimate: {memory.source}",
+    )
 
 
 def _rate(item: Recommendation, task: str) -> str:
     unit = "tok" if task == "text_generation" else "items"
     rate = format_rate(item.decode_rate, unit)
-    return f"{rate} ({item.decode_low:,.0f} to {item.decode_high:,.0f})"
-
-
-def _shown(part: Part) -> str:
-    if part.name == "quality":
-        if not part.n:
-            return f"{NOT_MEASURED} (prior {part.value:.2f})"
-        return f"{part.value:.2f} ({part.low:.2f} to {part.high:.2f}, n = {part.n:.0f})"
-    form = format_seconds if part.name == "latency" else format_bytes
-    if part.low == part.high:
-        return form(part.value)
-    return f"{form(part.value)} ({form(part.low)} to {form(part.high)})"
-
-
-def _why_behind(item: Recommendation, first: Recommendation) -> WhyNot:
-    name = item.model.name
-    if item is first:
-        return WhyNot(name, "it is the first choice", {})
-    behind = first.score - item.score
-    if behind <= 0:
-        return WhyNot(
-            name,
-            f"it scores {item.score:.3f} against {first.score:.3f} of {first.model.name}, which "
-            "was drawn first to learn more of it",
-            {},
-        )
-    gaps = {
-        part.name: first.part(part.name).contribution - part.contribution for part in item.parts
-    }
-    gaps["reliability"] = (first.reliability - item.reliability) * item.score / item.reliability
-    lost = max(gaps, key=lambda key: gaps[key])
-    weight = first.score / item.score * item.person_weight if item.score > 0 else math.inf
-    reason = (
-        f"feasible, but {behind:.3f} behind {first.model.name}; most of it is {lost} "
-        f"(−{gaps[lost]:.3f})"
-    )
-    if lost in {"quality", "latency", "memory"}:
-        mine, theirs = item.part(lost), first.part(lost)
-        reason += f": {_shown(mine)} against {_shown(theirs)}"
-    # Rounded up, so that applying it really puts the model first.
-    wanted = math.ceil(weight * 1000 + 1) / 1000
-    if wanted <= 100:
-        return WhyNot(
-            name,
-            f"{reason} → model_weights['{name}'] ≥ {wanted:g} puts it first",
-            {"model_weights": {name: wanted}},
-        )
-    return WhyNot(name, reason, {})
+    return f"{rate} ({item.decode_low:,.3g} to {item.decode_high:,.3g})"
