@@ -126,7 +126,11 @@ def _shown(output: Any) -> str:
     if hasattr(output, "shape"):
         return f"array of {output.dtype}, shape {tuple(output.shape)}"
     if isinstance(output, dict):
+        if output.keys() == {"label", "probability"}:
+            return f"{output['label']} ({output['probability']:.0%})"
         return "; ".join(f"{name}: {_shown(value)}" for name, value in output.items())
+    if output and isinstance(output[0], dict):  # the labels of one text
+        return ", ".join(_shown(label) for label in output)
     return f"{len(output)} answers, the first: {_shown(output[0])}" if output else "no answers"
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ravenxterm_lab.quality.embedding import EMBEDDING
 from ravenxterm_lab.quality.file_type import FILE_TYPE
+from ravenxterm_lab.quality.language import LANGUAGE_IDENTIFICATION
 from ravenxterm_lab.quality.text_generation import TEXT_GENERATION
 from ravenxterm_lab.quality.voice_activity import VOICE_ACTIVITY
 from ravenxterm_lab.requirements import normalize_task
@@ -15,9 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CHECKS", "check_for"]
 
-CHECKS: dict[str, QualityCheck] = {
-    check.task: check for check in (TEXT_GENERATION, EMBEDDING, FILE_TYPE, VOICE_ACTIVITY)
-}
+_ALL = (TEXT_GENERATION, EMBEDDING, FILE_TYPE, LANGUAGE_IDENTIFICATION, VOICE_ACTIVITY)
+CHECKS: dict[str, QualityCheck] = {check.task: check for check in _ALL}
 
 
 def check_for(task: str) -> QualityCheck | None:

@@ -65,11 +65,6 @@ class FastTextRuntime(PackagedRuntime):
                 continue
         return None
 
-    def resolve(self, model: ModelMetadata, options: LoadOptions) -> LoadOptions:
-        """Return the options without a context: fastText has none, and a text any length."""
-        options.resolved(model)  # what was asked for is checked all the same
-        return replace(options, context_length=None)
-
     def _load(self, model: ModelMetadata, options: LoadOptions) -> LoadedModel:
         return _FastTextModel(self, model, options)
 
