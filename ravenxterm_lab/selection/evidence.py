@@ -1,83 +1,73 @@
-"""What history says of each (model, task): sufficient statistics, computed by one SQL query."""
+"""What history says of each (model, task): sufficient statistics, as one engine runs the model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ravenxterm_lab.store import Store
 
-__all__ = ["CellEvidence", "Evidence"]
+__all__ = ["SPEED_HALF_LIFE_DAYS", "CellEvidence", "Engine", "Evidence", "Qualities", "Speeds"]
 
 #: Days after which a speed measurement counts half; machines and drivers change.
 SPEED_HALF_LIFE_DAYS = 14.0
 
-# One query, since each opens the store anew, and over the hourly sums, since it is asked before
-# every choice: a history of 10 million executions is some thousand rows. An hour counts as a whole,
-# with the age of its middle, so that a weight is off by at most half an hour's decay: 0.11 %.
-# Quality belongs to the model, so it is not tied to the hardware; speed and failures are.
-# A thumb up or down arrives late: it shifts the sum by what it replaces, and the latest one counts.
-# What loads took, in memory and in time, is the estimator's (estimation/recall.py).
-_EVIDENCE_SQL = """
-WITH corrections AS (
-    SELECT
-        coalesce(fingerprint, model) AS model_key,
-        task,
-        sum(judged - coalesce(measured, 0)) AS shift,
-        count(*) FILTER (measured IS NULL) AS added
-    FROM judgements
-    WHERE task IS NOT NULL
-    GROUP BY ALL
-), hours AS (
-    SELECT
-        *,
-        coalesce(fingerprint, model) AS model_key,
-        coalesce(hardware, $hardware) = $hardware AS here,
-        pow(2, -greatest(date_diff('second', hour, CAST($now AS TIMESTAMP)) - 1800, 0)
-               / ($half_life * 86400.0)) AS weight
-    FROM execution_hours
-), sums AS (
-    SELECT
-        model_key,
-        task,
-        sum(runs - interrupted) AS everywhere,
-        sum(runs - interrupted) FILTER (here) AS runs,
-        sum(succeeded) FILTER (here) AS succeeded,
-        sum(quality_count) AS quality_n,
-        sum(quality_sum) AS quality_sum,
-        sum(weight * ln_throughput_count) FILTER (here) AS speed_n,
-        sum(weight * ln_throughput_sum) FILTER (here) AS speed_sum,
-        sum(ln_work_count) AS work_n,
-        sum(ln_work_sum) AS work_sum,
-        sum(time_to_first_token_sum) FILTER (here) AS first_token_sum,
-        sum(time_to_first_token_count) FILTER (here) AS first_token_n
-    FROM hours
-    WHERE task IS NOT NULL
-    GROUP BY model_key, task
-), cells AS (
-    SELECT
-        s.model_key,
-        s.task,
-        coalesce(s.runs, 0)::BIGINT AS runs,
-        coalesce(s.succeeded, 0)::BIGINT AS succeeded,
-        coalesce(s.runs - s.succeeded, 0)::BIGINT AS failed,
-        (s.quality_n + coalesce(c.added, 0))::BIGINT AS quality_n,
-        (coalesce(s.quality_sum, 0) + coalesce(c.shift, 0))
-            / nullif(s.quality_n + coalesce(c.added, 0), 0) AS quality_mean,
-        s.speed_n,
-        s.speed_sum / nullif(s.speed_n, 0) AS speed_mean,
-        s.work_n::BIGINT AS work_n,
-        s.work_sum / nullif(s.work_n, 0) AS work_mean,
-        s.first_token_sum / nullif(s.first_token_n, 0) AS first_token_mean
-    FROM sums s
-    LEFT JOIN corrections c ON c.model_key = s.model_key AND c.task = s.task
-    WHERE s.everywhere > 0
-)
-FROM cells
-"""
+
+class Engine(NamedTuple):
+    """How a model would run, as far as its speed and its quality depend on it.
+
+    A measurement that does not say how it ran counts for every engine.
+
+    Attributes
+    ----------
+    runtime, device : str
+        Such as ``"llama_cpp"`` and ``"cpu"``.
+    settings : str
+        Without what does not matter (see `reading.engine_settings`).
+    kv : str or None
+        Type of the KV cache.
+    """
+
+    runtime: str
+    device: str
+    settings: str
+    kv: str | None
+
+
+class Speeds(NamedTuple):
+    """Speeds and times to the first token with one engine; None is "not recorded"."""
+
+    runtime: str | None
+    device: str | None
+    settings: str | None
+    n: float
+    total: float
+    first_n: int
+    first_total: float
+
+    def counts_for(self, engine: Engine) -> bool:
+        """Say whether they tell how fast that engine is."""
+        return (
+            self.settings in (None, engine.settings)
+            and self.runtime in (None, engine.runtime)
+            and self.device in (None, engine.device)
+        )
+
+
+class Qualities(NamedTuple):
+    """Qualities with one type of KV cache; None is "not recorded"."""
+
+    kv: str | None
+    n: float
+    total: float
+
+    def counts_for(self, engine: Engine) -> bool:
+        """Say whether they tell how good the output of that engine is."""
+        return self.kv in (None, engine.kv)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +93,20 @@ class CellEvidence:
         """Return count and mean of ``"quality"``, ``"speed"`` or ``"work"``."""
         return getattr(self, f"{metric}_n"), getattr(self, f"{metric}_mean")
 
+    def measured(self, speeds: Sequence[Speeds], qualities: Sequence[Qualities]) -> CellEvidence:
+        """Return it with these speeds and qualities in place of its own."""
+        n = sum(one.n for one in speeds)
+        first_n = sum(one.first_n for one in speeds)
+        quality_n = sum(one.n for one in qualities)
+        return replace(
+            self,
+            quality_n=quality_n,
+            quality_mean=sum(one.total for one in qualities) / quality_n if quality_n else None,
+            speed_n=n,
+            speed_mean=sum(one.total for one in speeds) / n if n else None,
+            first_token_mean=sum(one.first_total for one in speeds) / first_n if first_n else None,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
@@ -113,10 +117,15 @@ class Evidence:
     Attributes
     ----------
     cells : mapping of (model key, task) to CellEvidence
-        Executions.
+        Executions, whatever ran them.
+    parts : mapping of (model key, task) to (list of Speeds, list of Qualities)
+        The same by engine, where there are several.
     """
 
     cells: Mapping[tuple[str, str], CellEvidence]
+    parts: Mapping[tuple[str, str], tuple[Sequence[Speeds], Sequence[Qualities]]] = field(
+        default_factory=dict
+    )
 
     @classmethod
     def none(cls) -> Evidence:
@@ -130,48 +139,44 @@ class Evidence:
         Parameters
         ----------
         store : Store
-            Where executions, feedback and loads are.
+            Where executions, feedback and changes are.
         hardware : str
             Fingerprint of this machine; rows of unknown hardware count as measured here.
         now : str
             The moment (ISO 8601, UTC) from which the half-life counts back.
         """
-        rows = store.rows(
-            _EVIDENCE_SQL,
-            {
-                "hardware": hardware,
-                "now": now,
-                "half_life": SPEED_HALF_LIFE_DAYS,
-            },
+        from ravenxterm_lab.selection.ledger import Ledger
+        from ravenxterm_lab.selection.reading import read_whole
+
+        moment = datetime.fromisoformat(now)
+        whole = read_whole(
+            store, hardware=hardware, now=moment, half_life_days=SPEED_HALF_LIFE_DAYS
         )
-        cells = {}
-        for (
-            key,
-            task,
-            runs,
-            ok,
-            failed,
-            qn,
-            qm,
-            sn,
-            sm,
-            wn,
-            wm,
-            first,
-        ) in rows:
-            cells[key, task] = CellEvidence(
-                runs=runs,
-                succeeded=ok,
-                failed=failed,
-                quality_n=float(qn or 0),
-                quality_mean=qm,
-                speed_n=float(sn or 0),
-                speed_mean=sm,
-                work_n=float(wn or 0),
-                work_mean=wm,
-                first_token_mean=first,
-            )
-        return cls(cells)
+        return Ledger(whole, moment).evidence(moment)
+
+    def under(self, engines: Mapping[str, Engine]) -> Evidence:
+        """Return what counts for models that would run in a certain way.
+
+        Speed and time to the first token belong to an engine with its settings: the same model
+        on a GPU says little of the CPU, and what it says the estimator knows. Quality belongs
+        to the model and the type of its KV cache, and how long its answers are, and whether
+        they succeed, to the model.
+
+        Parameters
+        ----------
+        engines : mapping of str to Engine
+            By model key.
+        """
+        changed = {}
+        for (key, task), (speeds, qualities) in self.parts.items():
+            engine = engines.get(key)
+            if engine is None:
+                continue
+            fitting = [one for one in speeds if one.counts_for(engine)]
+            graded = [one for one in qualities if one.counts_for(engine)]
+            if len(fitting) < len(speeds) or len(graded) < len(qualities):
+                changed[key, task] = self.cells[key, task].measured(fitting, graded)
+        return replace(self, cells={**self.cells, **changed}, parts={}) if changed else self
 
     def cell(self, key: str, task: str) -> CellEvidence:
         """Return the statistics of one cell; empty ones when it was never run.

@@ -126,6 +126,18 @@ class SegmentFile:
         start = max(from_seq - self.first_seq, 0)
         return start < CAPACITY and bool(self._slots(start, 64)["checksum"].any())
 
+    def end(self) -> int:
+        """Return one past the last event that is written, without checking any."""
+        low, high = 0, CAPACITY
+        while low < high:
+            middle = (low + high) // 2
+            # A damaged slot is no end, but 64 of them are.
+            if self.written(self.first_seq + middle):
+                low = middle + 1
+            else:
+                high = middle
+        return self.first_seq + low
+
     def read(
         self,
         from_seq: int,

@@ -16,8 +16,10 @@ from ravenxterm_lab.store.compaction import CompactionReport, compact, nothing_d
 from ravenxterm_lab.store.daemon import Daemon
 from ravenxterm_lab.store.database import DATABASE
 from ravenxterm_lab.store.export import Export, ExportReport
+from ravenxterm_lab.store.following import Follower
 from ravenxterm_lab.store.info import StoreInfo, read_info
 from ravenxterm_lab.store.ingest import Ingester
+from ravenxterm_lab.store.locks import FileLock
 from ravenxterm_lab.store.packing import split_metrics
 from ravenxterm_lab.store.reading import Readers, read_rows, run_query
 from ravenxterm_lab.store.recorder import Recorder
@@ -276,6 +278,36 @@ class Store:
             If the store cannot be read.
         """
         return read_rows(self._readers, query, params)
+
+    def follow(self) -> Follower:
+        """Return what tells again and again, in little time, what any process recorded since."""
+        return Follower(self._directory)
+
+    @contextlib.contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        """Keep all others, of every process, from the same work meanwhile.
+
+        Parameters
+        ----------
+        what : str
+            Names the work, and the lock file beside the database.
+
+        Raises
+        ------
+        StoreError
+            If there is no store yet, or another is at it for a minute.
+        """
+        try:
+            lock = FileLock(self._directory / f"{what}.lock", create=True)
+        except FileNotFoundError as error:
+            raise StoreError(f"There is no metric store at {self._directory} yet.") from error
+        with lock:
+            if not lock.acquire(shared=False, patience=_INGEST_PATIENCE):
+                raise StoreError(
+                    f"{lock.path} has been held by another process for {_INGEST_PATIENCE:.0f} s. "
+                    "End that process and try again; nothing is lost."
+                )
+            yield
 
     def ingest_now(self) -> int:
         """Move everything that waits into the database; return the number of events.

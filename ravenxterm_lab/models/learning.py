@@ -1,0 +1,203 @@
+"""The evidence for selection: kept in memory, brought up to date, and watched for changes.
+
+Every execution that any process recorded counts at once; what another process found to have
+changed holds here too. A change is recorded, and said, once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from ravenxterm_lab.selection.evidence import SPEED_HALF_LIFE_DAYS, Evidence
+from ravenxterm_lab.selection.ledger import Found, Ledger
+from ravenxterm_lab.selection.reading import Totals, read_totals, read_whole, runs_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pyarrow as pa
+
+    from ravenxterm_lab.models.workbench import Workbench
+    from ravenxterm_lab.selection.reading import Mark, Run
+
+__all__ = ["Learning"]
+
+#: More new executions than this are added up by the store.
+_MOST_NEWS = 5000
+#: So many may come between the look at the spool and the query without being mistaken.
+_MOST_BETWEEN = 500
+#: Seconds after which everything is read anew, whatever was told since.
+_WHOLE_SECONDS = 3600.0
+
+
+class Learning:
+    """What selection learns from. Any thread may ask.
+
+    Parameters
+    ----------
+    bench : Workbench
+        Whose store, hardware and messages.
+    clock : callable, optional
+        Seconds that never go back.
+    """
+
+    def __init__(self, bench: Workbench, clock: Callable[[], float] = time.monotonic) -> None:
+        self._bench = bench
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._follower = bench.store.follow()
+        self._ledger: Ledger | None = None
+        self._read_at = 0.0
+        self._totals = Totals()
+        self._latest: Mark | None = None
+        self._sure = False
+        self._own: set[tuple[str, int]] = set()
+        self._kept: tuple[datetime, Evidence] | None = None
+
+    def evidence(self) -> Evidence:
+        """Return what counts now; look for changes first, where something came.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be read.
+        """
+        with self._lock:
+            try:
+                found = self._load() if self._due() else self._follow()
+                if found:
+                    self._settle(found)
+            except BaseException:
+                # Half of what came may be counted.
+                self._ledger = None
+                raise
+            # A minute changes a weight by 0.003 %.
+            now = self._now().replace(second=0, microsecond=0)
+            if self._kept is None or self._kept[0] != now:
+                assert self._ledger is not None
+                self._kept = (now, self._ledger.evidence(now))
+            return self._kept[1]
+
+    def _due(self) -> bool:
+        late = self._clock() - self._read_at >= _WHOLE_SECONDS
+        return self._ledger is None or late or not self._sure
+
+    def _now(self) -> datetime:
+        return datetime.fromisoformat(self._bench.now())
+
+    def _load(self) -> list[Found]:
+        """Read everything; return the changes that it shows."""
+        self._kept, self._ledger = None, None
+        self._read_at, now = self._clock(), self._now()
+        self._follower.start()
+        whole = read_whole(
+            self._bench.store,
+            hardware=self._bench.hardware.fingerprint,
+            now=now,
+            half_life_days=SPEED_HALF_LIFE_DAYS,
+        )
+        ledger = Ledger(whole, now)
+        self._totals = whole.totals
+        self._latest = max((run.mark for run in whole.runs), default=None)
+        # What came between the look at the spool and the query is in both.
+        tables, self._sure = self._follower.news()
+        known = {run.mark for run in whole.runs}
+        runs = [run for run in self._runs(tables) if run.mark not in known]
+        if tables.keys() & {"feedback", "changes"} or len(runs) > _MOST_BETWEEN:
+            self._sure = False
+        found = ledger.watch()
+        self._ledger = ledger
+        return found + self._count(runs)
+
+    def _follow(self) -> list[Found]:
+        """Take in what came since; read everything where that is not enough."""
+        before = self._totals
+        tables, sure = self._follower.news()
+        found = self._take(tables)
+        if found is None:
+            return self._load()
+        if sure:
+            return found
+        totals = read_totals(self._bench.store)
+        more = self._take(self._follower.news()[0])
+        counted = self._totals
+        if more is None or not (
+            before.runs <= totals.runs <= counted.runs
+            and totals.feedback == counted.feedback
+            and totals.changes == counted.changes
+        ):
+            return self._load()
+        return found + more
+
+    def _take(self, tables: dict[str, pa.Table]) -> list[Found] | None:
+        """Count new rows; None where they change what was counted before."""
+        if not tables:
+            return []
+        if "executions" in tables and tables["executions"].num_rows > _MOST_NEWS:
+            return None
+        runs = self._runs(tables)
+        foreign = set()
+        if "changes" in tables:
+            rows = tables["changes"].select(["session", "seq"]).to_pylist()
+            foreign = {(row["session"], row["seq"]) for row in rows} - self._own
+        if "feedback" in tables or foreign:
+            return None
+        if runs and self._latest is not None and runs[0].mark <= self._latest:
+            return None
+        return self._count(runs)
+
+    def _runs(self, tables: dict[str, pa.Table]) -> list[Run]:
+        table = tables.get("executions")
+        return [] if table is None else runs_of(table, self._bench.hardware.fingerprint)
+
+    def _count(self, runs: list[Run]) -> list[Found]:
+        if not runs:
+            return []
+        assert self._ledger is not None
+        self._kept = None
+        self._latest = runs[-1].mark
+        self._totals = Totals(
+            self._totals.runs + len(runs), self._totals.feedback, self._totals.changes
+        )
+        return [found for run in runs for found in self._ledger.add(run)]
+
+    def _settle(self, found: list[Found]) -> None:
+        """Record what changed, unless another process did before; say it once."""
+        store = self._bench.store
+        with store.alone("changes"):
+            if read_totals(store).changes != self._totals.changes:
+                found = self._load()
+            for one in found:
+                self._record(one)
+
+    def _record(self, found: Found) -> None:
+        change, noticed = found.change, found.noticed
+        level = "info" if change.after > change.before else "warning"
+        recorded = self._bench.record(
+            "changes",
+            metric=noticed.metric,
+            model=found.model,
+            fingerprint=found.fingerprint,
+            task=noticed.task,
+            runtime=noticed.runtime,
+            device=noticed.device,
+            settings=noticed.settings,
+            hardware=self._bench.hardware.fingerprint if noticed.metric == "speed" else None,
+            since=noticed.first.microseconds,
+            first_execution=noticed.first.execution,
+            noticed=noticed.noticed.microseconds,
+            noticed_execution=noticed.noticed.execution,
+            before=change.before,
+            after=change.after,
+            runs=change.n,
+            statistic=change.statistic,
+        )
+        if recorded is not None:
+            self._own.add((recorded.session, recorded.seq))
+            self._totals = Totals(
+                self._totals.runs, self._totals.feedback, self._totals.changes + 1
+            )
+        self._bench.messages.add(level, found.model, change.message(found.model))

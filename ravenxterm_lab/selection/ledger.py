@@ -1,0 +1,231 @@
+"""What is known of every model, kept in memory and brought up to date run by run.
+
+It begins with the sums that the store adds up (`read_whole`) and goes on with the executions
+that come; both give the same evidence. Each speed and each quality is watched for a change, from
+which on only what came since counts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from ravenxterm_lab.selection.change import QUALITY_TEST, SPEED_TEST, Change
+from ravenxterm_lab.selection.evidence import (
+    SPEED_HALF_LIFE_DAYS,
+    CellEvidence,
+    Evidence,
+    Qualities,
+    Speeds,
+)
+from ravenxterm_lab.selection.reading import Mark, Noticed, engine_settings, kv_type
+from ravenxterm_lab.selection.watching import Value, Watched
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from ravenxterm_lab.selection.reading import Run, Sums, Whole
+
+__all__ = ["Found", "Ledger"]
+
+_TESTS = {"speed": SPEED_TEST, "quality": QUALITY_TEST}
+_HOUR = 3600.0
+
+
+class Found(NamedTuple):
+    """A change that was found.
+
+    Attributes
+    ----------
+    change : Change
+        What changed, by how much.
+    noticed : Noticed
+        Of what, and which executions bound it.
+    model : str
+        Name of the model, as the execution that made it certain says.
+    fingerprint : str or None
+        Its fingerprint.
+    """
+
+    change: Change
+    noticed: Noticed
+    model: str
+    fingerprint: str | None
+
+
+class _Series(NamedTuple):
+    """What is watched as one: a model's speed as one engine runs it, or its quality."""
+
+    metric: str
+    key: str
+    task: str
+    runtime: str | None = None
+    device: str | None = None
+    settings: str | None = None
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What is counted of a model on a task, however it ran."""
+
+    everywhere: int = 0
+    runs: int = 0
+    succeeded: int = 0
+    work_n: int = 0
+    work: float = 0.0
+    series: list[_Series] = field(default_factory=list)
+
+
+class Ledger:
+    """The evidence in memory. Not for several threads at once.
+
+    Parameters
+    ----------
+    whole : Whole
+        What the store knew at one moment.
+    now : datetime
+        That moment (UTC, without a zone), by which its sums are weighed.
+    """
+
+    def __init__(self, whole: Whole, now: datetime) -> None:
+        self._begin = now
+        self._counts: dict[tuple[str, str], _Counts] = {}
+        self._watched: dict[_Series, Watched] = {}
+        for sums in whole.sums:
+            counts = self._counts.setdefault(sums[:2], _Counts())
+            counts.everywhere += sums.everywhere
+            counts.runs += sums.runs
+            counts.succeeded += sums.succeeded
+            counts.work_n += sums.work_n
+            counts.work += sums.work_sum
+            fast = self._of(_speed(sums))
+            fast.n += sums.speed_n
+            fast.total += sums.speed_sum
+            fast.weighted_n += sums.weighted_n
+            fast.weighted += sums.weighted_sum
+            fast.first_n += sums.first_n
+            fast.first += sums.first_sum
+            good = self._of(_quality(sums))
+            good.n += sums.quality_n
+            good.total += sums.quality_sum
+        for change in whole.noticed:
+            series = self._of(_Series(*change[:6]))
+            if series.since is None or change.first > series.since:
+                series.since, series.noticed = change.first, change.noticed
+        for run in whole.runs:
+            for watched, value in self._values(run):
+                watched.remember(value)
+
+    def watch(self) -> list[Found]:
+        """Look for changes among the latest executions that were read one by one."""
+        return [
+            _found(series, *one)
+            for series, watched in self._watched.items()
+            for one in watched.begin()
+        ]
+
+    def add(self, run: Run) -> list[Found]:
+        """Count one more execution, the latest so far.
+
+        Returns
+        -------
+        list of Found
+            What it makes certain to have changed.
+        """
+        if run.task is None or run.interrupted:
+            return []
+        counts = self._counts.setdefault((run.key, run.task), _Counts())
+        counts.everywhere += 1
+        counts.runs += run.here
+        counts.succeeded += run.here and run.success
+        if run.success and run.work is not None and run.work > 0:
+            counts.work_n += 1
+            counts.work += math.log(run.work)
+        return [
+            _found(watched.series, *one)
+            for watched, value in self._values(run)
+            for one in watched.add(value)
+        ]
+
+    def evidence(self, now: datetime) -> Evidence:
+        """Return the statistics.
+
+        Parameters
+        ----------
+        now : datetime
+            From which the half-life counts back (UTC, without a zone).
+        """
+        age = (now - self._begin).total_seconds()
+        fade = 0.5 ** (age / (SPEED_HALF_LIFE_DAYS * 24 * _HOUR))
+        cells, parts = {}, {}
+        for place, counts in self._counts.items():
+            if not counts.everywhere:
+                continue
+            fast, good = [], []
+            for series in counts.series:
+                one = self._watched[series]
+                if series.metric == "quality":
+                    good.append(Qualities(series.settings, one.n, one.total))
+                else:
+                    fast.append(
+                        Speeds(
+                            series.runtime, series.device, series.settings,
+                            one.weighted_n * fade, one.weighted * fade, one.first_n, one.first,
+                        )
+                    )  # fmt: skip
+            cells[place] = CellEvidence(
+                runs=counts.runs,
+                succeeded=counts.succeeded,
+                failed=counts.runs - counts.succeeded,
+                work_n=float(counts.work_n),
+                work_mean=counts.work / counts.work_n if counts.work_n else None,
+            ).measured(fast, good)
+            parts[place] = (fast, good)
+        return Evidence(cells, parts)
+
+    def _of(self, series: _Series) -> Watched:
+        watched = self._watched.get(series)
+        if watched is None:
+            watched = self._watched[series] = Watched(series, _TESTS[series.metric])
+            place = (series.key, series.task)
+            self._counts.setdefault(place, _Counts()).series.append(series)
+        return watched
+
+    def _values(self, run: Run) -> list[tuple[Watched, Value]]:
+        """Return what an execution says, and of what."""
+        if run.task is None or run.interrupted:
+            return []
+        found = []
+        if run.quality is not None:
+            found.append((self._of(_quality(run)), Value(run, run.quality, 1.0)))
+        if run.here and run.success:
+            fast = run.throughput is not None and run.throughput > 0
+            if fast or run.first_token is not None:
+                value = math.log(run.throughput or 1.0) if fast else None
+                weight = self._weight(run.mark.at)
+                found.append((self._of(_speed(run)), Value(run, value, weight, run.first_token)))
+        return found
+
+    def _weight(self, at: datetime) -> float:
+        """Return what a speed counts: as in the sums, by the middle of its hour."""
+        hour = at.replace(minute=0, second=0, microsecond=0)
+        age = max((self._begin - hour).total_seconds() - _HOUR / 2, -_HOUR / 2)
+        weight: float = 0.5 ** (age / (SPEED_HALF_LIFE_DAYS * 24 * _HOUR))
+        return weight
+
+
+def _speed(run: Run | Sums) -> _Series:
+    assert run.task is not None
+    settings = engine_settings(run.settings)
+    return _Series("speed", run.key, run.task, run.runtime, run.device, settings)
+
+
+def _quality(run: Run | Sums) -> _Series:
+    assert run.task is not None
+    return _Series("quality", run.key, run.task, settings=kv_type(run.settings))
+
+
+def _found(series: _Series, change: Change, since: Mark, run: Run) -> Found:
+    noticed = Noticed(*series, since, run.mark)
+    return Found(change, noticed, run.model, run.fingerprint)

@@ -1,0 +1,482 @@
+"""Reading what the store knows for selection: everything by one query, later what is new since.
+
+The first query adds up the hourly sums, since a history of 10 million executions is some hundred
+thousand rows of these; of the hour in which a change was noticed it counts the executions
+themselves. An hour counts as a whole, with the age of its middle, so that a weight is off by at
+most half an hour's decay: 0.11 %.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ravenxterm_lab.store.schema import INTERRUPTED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pyarrow as pa
+
+    from ravenxterm_lab.store import Store
+
+__all__ = [
+    "MOST_RUNS",
+    "Mark",
+    "Noticed",
+    "Run",
+    "Sums",
+    "Totals",
+    "Whole",
+    "engine_settings",
+    "kv_type",
+    "read_totals",
+    "read_whole",
+    "runs_of",
+]
+
+#: The latest executions that are looked at one by one; what is older counts in sums alone.
+MOST_RUNS = 1000
+
+_BEGIN = datetime(1970, 1, 1)  # noqa: DTZ001 - the store's timestamps are UTC without a zone
+# Neither how much context there is room for nor the seed changes how fast a token is.
+_NO_MATTER = r"(^| )(ctx|seed)=[^ ]*"
+_KV = r"(?:^| )kv=([^ ]*)"
+
+# Latest judgement, and the executions that the person stopped, which are no evidence.
+_RUN_COLUMNS = """
+        e.ts, e.session, e.seq, e.model, coalesce(e.fingerprint, e.model) AS model_key,
+        e.fingerprint, e.task, e.runtime, e.device, e.settings,
+        coalesce(e.hardware, $hardware) = $hardware AS here,
+        coalesce(e.extra->>'failure', '') = 'interrupted' AS interrupted,
+        e.success, e.throughput, coalesce(e.tokens_out, e.latency * e.throughput) AS work,
+        e.time_to_first_token, e.quality"""
+_CHANGE_COLUMNS = """
+        ts, session, seq, metric, coalesce(fingerprint, model) AS model_key, task, runtime,
+        device, settings, since, first_execution, noticed, noticed_execution"""
+_TOTALS = """
+        (SELECT coalesce(sum(runs), 0)::BIGINT FROM execution_hours) AS total_runs,
+        (SELECT count(*) FROM feedback) AS total_feedback,
+        (SELECT count(*) FROM changes) AS total_changes"""
+_TOTALS_SQL = f"SELECT {_TOTALS}"
+
+_WHOLE_SQL = f"""
+WITH found AS (
+    SELECT
+        metric, coalesce(fingerprint, model) AS model_key, task, runtime, device, settings,
+        max(struct_pack(
+            since := make_timestamp(since::BIGINT),
+            session := split_part(first_execution, ':', 1),
+            seq := split_part(first_execution, ':', 2)::UBIGINT
+        )) AS first
+    FROM changes
+    WHERE metric = 'quality' OR hardware = $hardware
+    GROUP BY ALL
+), kinds AS (
+    SELECT
+        settings,
+        trim(regexp_replace(settings, '{_NO_MATTER}', '', 'g')) AS engine,
+        nullif(regexp_extract(settings, '{_KV}', 1), '') AS kv
+    FROM (SELECT DISTINCT settings FROM execution_hours)
+), bounds AS MATERIALIZED (
+    SELECT
+        f.metric, f.model_key, f.task, f.runtime, f.device, k.settings,
+        f.first.since AS since, f.first.session AS session, f.first.seq AS seq
+    FROM found f JOIN kinds k
+        ON f.settings IS NOT DISTINCT FROM CASE f.metric WHEN 'speed' THEN k.engine ELSE k.kv END
+), judged AS MATERIALIZED (
+    FROM judgements WHERE task IS NOT NULL
+), hours AS (
+    SELECT
+        coalesce(fingerprint, model) AS model_key,
+        coalesce(hardware, $hardware) = $hardware AS here,
+        pow(2, -greatest(date_diff('second', hour, CAST($now AS TIMESTAMP)) - 1800, -1800)
+               / ($half_life * 86400.0)) AS weight,
+        *
+    FROM execution_hours
+    WHERE task IS NOT NULL
+), parts AS (
+    SELECT
+        h.model_key, h.task, h.runtime, h.device, h.settings, h.here, h.weight,
+        h.runs - h.interrupted AS runs, h.succeeded, h.ln_work_count, h.ln_work_sum,
+        CASE WHEN s.since IS NULL OR h.hour > s.since THEN h.ln_throughput_count END AS speed_n,
+        CASE WHEN s.since IS NULL OR h.hour > s.since THEN h.ln_throughput_sum END AS speed,
+        CASE WHEN s.since IS NULL OR h.hour > s.since
+            THEN h.time_to_first_token_count END AS first_n,
+        CASE WHEN s.since IS NULL OR h.hour > s.since THEN h.time_to_first_token_sum END AS first,
+        CASE WHEN q.since IS NULL OR h.hour > q.since THEN h.quality_count END AS quality_n,
+        CASE WHEN q.since IS NULL OR h.hour > q.since THEN h.quality_sum END AS quality
+    FROM hours h
+    LEFT JOIN bounds s ON s.metric = 'speed' AND h.here
+        AND s.model_key = h.model_key AND s.task = h.task
+        AND s.runtime IS NOT DISTINCT FROM h.runtime AND s.device IS NOT DISTINCT FROM h.device
+        AND s.settings IS NOT DISTINCT FROM h.settings
+    LEFT JOIN bounds q ON q.metric = 'quality'
+        AND q.model_key = h.model_key AND q.task = h.task
+        AND q.settings IS NOT DISTINCT FROM h.settings
+    UNION ALL BY NAME
+    SELECT
+        b.model_key, b.task, e.runtime, e.device, e.settings,
+        coalesce(e.hardware, $hardware) = $hardware AS here,
+        pow(2, -greatest(
+            date_diff('second', date_trunc('hour', e.ts), CAST($now AS TIMESTAMP)) - 1800, -1800
+        ) / ($half_life * 86400.0)) AS weight,
+        CASE WHEN b.metric = 'speed' AND e.success AND e.throughput > 0 THEN 1 END AS speed_n,
+        CASE WHEN b.metric = 'speed' AND e.success AND e.throughput > 0
+            THEN ln(e.throughput) END AS speed,
+        CASE WHEN b.metric = 'speed' AND e.success
+            THEN (e.time_to_first_token IS NOT NULL)::INTEGER END AS first_n,
+        CASE WHEN b.metric = 'speed' AND e.success THEN e.time_to_first_token END AS first,
+        CASE WHEN b.metric = 'quality' THEN (e.quality IS NOT NULL)::INTEGER END AS quality_n,
+        CASE WHEN b.metric = 'quality' THEN e.quality END AS quality
+    FROM executions e JOIN bounds b
+        ON b.model_key = coalesce(e.fingerprint, e.model) AND b.task = e.task
+        AND b.settings IS NOT DISTINCT FROM e.settings
+        AND date_trunc('hour', b.since) = date_trunc('hour', e.ts)
+        AND (e.ts, e.session, e.seq) >= (b.since, b.session, b.seq)
+        AND (b.metric = 'quality' OR coalesce(e.hardware, $hardware) = $hardware
+            AND b.runtime IS NOT DISTINCT FROM e.runtime
+            AND b.device IS NOT DISTINCT FROM e.device)
+    WHERE coalesce(e.extra->>'failure', '') <> 'interrupted'
+    UNION ALL BY NAME
+    SELECT
+        coalesce(j.fingerprint, j.model) AS model_key, j.task, j.settings,
+        (j.measured IS NULL)::INTEGER AS quality_n,
+        j.judged - coalesce(j.measured, 0) AS quality
+    FROM judged j LEFT JOIN bounds q ON q.metric = 'quality'
+        AND q.model_key = coalesce(j.fingerprint, j.model) AND q.task = j.task
+        AND q.settings IS NOT DISTINCT FROM j.settings
+    WHERE q.since IS NULL OR (j.executed, j.session, j.seq) >= (q.since, q.session, q.seq)
+), sums AS (
+    SELECT
+        'sums' AS kind, model_key, task, runtime, device, settings,
+        sum(runs)::BIGINT AS everywhere,
+        sum(runs) FILTER (here)::BIGINT AS runs,
+        sum(succeeded) FILTER (here)::BIGINT AS succeeded,
+        sum(quality_n)::BIGINT AS quality_n, sum(quality) AS quality_sum,
+        sum(speed_n) FILTER (here)::BIGINT AS speed_n, sum(speed) FILTER (here) AS speed_sum,
+        sum(weight * speed_n) FILTER (here) AS weighted_n,
+        sum(weight * speed) FILTER (here) AS weighted_sum,
+        sum(ln_work_count)::BIGINT AS work_n, sum(ln_work_sum) AS work_sum,
+        sum(first_n) FILTER (here)::BIGINT AS first_n, sum(first) FILTER (here) AS first_sum
+    FROM parts
+    GROUP BY model_key, task, runtime, device, settings
+), runs AS (
+    SELECT 'run' AS kind, {_RUN_COLUMNS}
+    FROM executions e
+    ORDER BY e.ts DESC, e.session DESC, e.seq DESC
+    LIMIT $most
+)
+FROM sums
+UNION ALL BY NAME
+SELECT r.* REPLACE (coalesce(j.judged, r.quality) AS quality)
+FROM runs r LEFT JOIN judged j ON j.session = r.session AND j.seq = r.seq
+UNION ALL BY NAME
+SELECT 'change' AS kind, {_CHANGE_COLUMNS} FROM changes
+WHERE metric = 'quality' OR hardware = $hardware
+UNION ALL BY NAME
+SELECT 'totals' AS kind, {_TOTALS}
+"""  # noqa: S608 - our own names
+
+
+class Mark(NamedTuple):
+    """When an execution was recorded, and which it is; executions are ordered by it."""
+
+    at: datetime
+    session: str
+    seq: int
+
+    @property
+    def microseconds(self) -> int:
+        """When it was recorded, since 1970 (µs)."""
+        return (self.at - _BEGIN) // timedelta(microseconds=1)
+
+    @property
+    def execution(self) -> str:
+        """Which it is, as ``session:seq``."""
+        return f"{self.session}:{self.seq}"
+
+
+class Run(NamedTuple):
+    """One execution, as far as it is evidence.
+
+    Attributes
+    ----------
+    mark : Mark
+        Which.
+    model : str
+        Name, for messages.
+    key, fingerprint : str, str or None
+        The model's key (its fingerprint, or its name without one), and its fingerprint.
+    task, runtime, device, settings : str or None
+        What ran how, as it was recorded.
+    here : bool
+        Whether it ran on this machine.
+    interrupted, success : bool
+        Whether the person stopped it, and whether it succeeded.
+    throughput, work, first_token, quality : float or None
+        Tokens (items) per second, tokens (items), seconds, and 0–1 as measured.
+    """
+
+    mark: Mark
+    model: str
+    key: str
+    fingerprint: str | None
+    task: str | None
+    runtime: str | None
+    device: str | None
+    settings: str | None
+    here: bool
+    interrupted: bool
+    success: bool
+    throughput: float | None
+    work: float | None
+    first_token: float | None
+    quality: float | None
+
+
+class Noticed(NamedTuple):
+    """A change that was noticed before: what changed, and the executions that bound it.
+
+    Attributes
+    ----------
+    metric : str
+        ``"speed"`` or ``"quality"``.
+    key, task : str
+        Model key and task.
+    runtime, device, settings : str or None
+        Of a speed, what it was measured with (see `engine_settings`); of a quality the type of
+        the KV cache as ``settings``.
+    first, noticed : Mark
+        The first execution since then, and the one that made it certain.
+    """
+
+    metric: str
+    key: str
+    task: str
+    runtime: str | None
+    device: str | None
+    settings: str | None
+    first: Mark
+    noticed: Mark
+
+
+class Sums(NamedTuple):
+    """Sums over the executions of one model on one task with one set of settings.
+
+    ``everywhere`` counts the runs of all machines; runs, speed and first token those of this
+    one. ``weighted_*`` are the speeds weighed by their age.
+    """
+
+    key: str
+    task: str
+    runtime: str | None
+    device: str | None
+    settings: str | None
+    everywhere: int
+    runs: int
+    succeeded: int
+    quality_n: int
+    quality_sum: float
+    speed_n: int
+    speed_sum: float
+    weighted_n: float
+    weighted_sum: float
+    work_n: int
+    work_sum: float
+    first_n: int
+    first_sum: float
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a store holds: numbers of rows, by which a gap is noticed."""
+
+    runs: int = 0
+    feedback: int = 0
+    changes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """Everything that the store knows.
+
+    Attributes
+    ----------
+    sums : list of Sums
+        Over all executions that count.
+    runs : list of Run
+        The latest executions one by one (they are within the sums), in order.
+    noticed : list of Noticed
+        Earlier changes, in order.
+    totals : Totals
+        Numbers of rows.
+    """
+
+    sums: list[Sums]
+    runs: list[Run]
+    noticed: list[Noticed] = field(default_factory=list)
+    totals: Totals = field(default_factory=Totals)
+
+
+def engine_settings(settings: str | None) -> str | None:
+    """Return what the speed depends on among the settings of an engine; None if not known.
+
+    Examples
+    --------
+    >>> engine_settings("ctx=4096 kv=f16 device=cuda gpu_layers=20")
+    'kv=f16 device=cuda gpu_layers=20'
+    """
+    return None if settings is None else re.sub(_NO_MATTER, "", settings).strip(" ")
+
+
+def kv_type(settings: str | None) -> str | None:
+    """Return the type of the KV cache, on which the quality depends; None if not known.
+
+    Examples
+    --------
+    >>> kv_type("ctx=4096 kv=q8_0")
+    'q8_0'
+    """
+    found = None if settings is None else re.search(_KV, settings)
+    return (found.group(1) or None) if found else None
+
+
+def read_whole(store: Store, *, hardware: str, now: datetime, half_life_days: float) -> Whole:
+    """Read everything.
+
+    Parameters
+    ----------
+    store : Store
+        Where executions, feedback and changes are.
+    hardware : str
+        Fingerprint of this machine; rows of unknown hardware count as measured here.
+    now : datetime
+        From which the half-life counts back (UTC, without a zone).
+    half_life_days : float
+        After which a speed counts half.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
+    """
+    rows = _rows(
+        store.rows(
+            f"SELECT {_ALL} FROM ({_WHOLE_SQL})",  # noqa: S608 - our own names
+            {
+                "hardware": hardware,
+                "now": str(now),
+                "half_life": half_life_days,
+                "most": MOST_RUNS,
+            },
+        )
+    )
+    runs = [row for row in rows if row["kind"] == "run"]
+    totals = next(row for row in rows if row["kind"] == "totals")
+    return Whole(
+        sums=[_sums(row) for row in rows if row["kind"] == "sums"],
+        runs=sorted((_run(row) for row in runs), key=lambda run: run.mark),
+        noticed=sorted(
+            (_noticed(row) for row in rows if row["kind"] == "change"), key=lambda one: one.first
+        ),
+        totals=_totals(totals),
+    )
+
+
+def read_totals(store: Store) -> Totals:
+    """Read how many rows the store has; little work, by which a gap is noticed."""
+    return Totals(*store.rows(_TOTALS_SQL, {})[0])
+
+
+def runs_of(table: pa.Table, hardware: str) -> list[Run]:
+    """Turn rows of the table ``executions`` into runs, in order.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        As `Store.follow` gives them.
+    hardware : str
+        Fingerprint of this machine.
+    """
+    found = []
+    for row in table.select(_FACTS).to_pylist():
+        work = row["tokens_out"]
+        if work is None and row["latency"] is not None and row["throughput"] is not None:
+            work = row["latency"] * row["throughput"]
+        # Nothing else is asked of what JSON holds, and few rows have any.
+        extra = json.loads(row["extra"]) if row["extra"] else {}
+        found.append(
+            Run(
+                Mark(row["ts"], row["session"], row["seq"]),
+                row["model"], row["fingerprint"] or row["model"], row["fingerprint"],
+                row["task"], row["runtime"], row["device"], row["settings"],
+                row["hardware"] in (None, hardware), extra.get("failure") == INTERRUPTED,
+                row["success"], row["throughput"], work, row["time_to_first_token"],
+                row["quality"],
+            )
+        )  # fmt: skip
+    return sorted(found, key=lambda run: run.mark)
+
+
+_FACTS = [
+    "ts", "session", "seq", "model", "fingerprint", "task", "runtime", "device", "settings",
+    "hardware", "success", "latency", "throughput", "tokens_out", "time_to_first_token",
+    "quality", "extra",
+]  # fmt: skip
+_SUM_COLUMNS = tuple(name for name in Sums._fields if name not in {"key"})
+_RUN_NAMES = (
+    "ts", "session", "seq", "model", "model_key", "fingerprint", "task", "runtime", "device",
+    "settings", "here", "interrupted", "success", "throughput", "work", "time_to_first_token",
+    "quality",
+)  # fmt: skip
+_TOTAL_NAMES = ("total_runs", "total_feedback", "total_changes")
+_COLUMNS = tuple(
+    dict.fromkeys(
+        (
+            "kind", *_RUN_NAMES, *_SUM_COLUMNS, *_TOTAL_NAMES, "metric", "since",
+            "first_execution", "noticed", "noticed_execution",
+        )
+    )
+)  # fmt: skip
+_ALL = ", ".join(_COLUMNS)
+
+
+def _rows(rows: Iterable[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    return [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
+
+
+def _run(row: dict[str, Any]) -> Run:
+    return Run(
+        Mark(row["ts"], row["session"], row["seq"]),
+        row["model"], row["model_key"], row["fingerprint"], row["task"], row["runtime"],
+        row["device"], row["settings"], row["here"], row["interrupted"], row["success"],
+        row["throughput"], row["work"], row["time_to_first_token"], row["quality"],
+    )  # fmt: skip
+
+
+def _sums(row: dict[str, Any]) -> Sums:
+    numbers = [row[name] or 0 for name in _SUM_COLUMNS[4:]]
+    return Sums(
+        row["model_key"], row["task"], row["runtime"], row["device"], row["settings"], *numbers
+    )
+
+
+def _totals(row: dict[str, Any]) -> Totals:
+    return Totals(row["total_runs"], row["total_feedback"], row["total_changes"])
+
+
+def _noticed(row: dict[str, Any]) -> Noticed:
+    return Noticed(
+        row["metric"], row["model_key"], row["task"], row["runtime"], row["device"],
+        row["settings"], _mark(row["since"], row["first_execution"]),
+        _mark(row["noticed"], row["noticed_execution"]),
+    )  # fmt: skip
+
+
+def _mark(microseconds: int, execution: str) -> Mark:
+    session, _, seq = execution.rpartition(":")
+    return Mark(_BEGIN + timedelta(microseconds=microseconds), session, int(seq))
