@@ -190,11 +190,7 @@ class AdaptiveModelSelector:
         if not self.preferences.enable_adaptive_selection:
             return Evidence.none()
         try:
-            return Evidence.from_store(
-                self._bench.store,
-                hardware=self._bench.hardware.fingerprint,
-                now=self._bench.now(),
-            )
+            return self._bench.learning.evidence()
         except StoreError as error:
             self._bench.messages.add(
                 "warning", "store", f"Ranked from priors alone, history cannot be read: {error}"

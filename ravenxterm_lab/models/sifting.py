@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ravenxterm_lab.estimation import MemoryForecast, model_key
 from ravenxterm_lab.runtimes import LoadOptions
 from ravenxterm_lab.runtimes.base import DEFAULT_CONTEXT
-from ravenxterm_lab.selection import Arm, Rejection, Violation, assess, relax
+from ravenxterm_lab.selection import Arm, Engine, Rejection, Violation, assess, relax
 
 if TYPE_CHECKING:
     from ravenxterm_lab.estimation import Estimator
@@ -173,6 +173,9 @@ class Sieve:
             load_seconds=speed.load_seconds,
             resident=model.name in self._loaded,
             speed_source=speed.source,
+            engine=Engine.of(model.runtimes[0], options.device.value, options.settings)
+            if model.runtimes
+            else None,
         )
 
     def _reject(

@@ -11,6 +11,7 @@ from ravenxterm_lab.config import Paths, paths
 from ravenxterm_lab.estimation import Estimator, HistoryReader
 from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.hardware import HardwareProfile
+from ravenxterm_lab.models.learning import Learning
 from ravenxterm_lab.models.loading import BeforeLoad, estimate_load, past_uses, record_load
 from ravenxterm_lab.models.messages import MessageLog
 from ravenxterm_lab.models.monitoring import Monitoring
@@ -107,6 +108,11 @@ class Workbench:
             self.messages.add("warning", "store", text)
 
         return HistoryReader(self.store, now=self.now, on_error=tell)
+
+    @cached_property
+    def learning(self) -> Learning:
+        """What selection learns from: every execution, and the changes that they show."""
+        return Learning(self)
 
     @cached_property
     def estimator(self) -> Estimator:

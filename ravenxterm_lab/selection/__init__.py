@@ -10,7 +10,7 @@ from ravenxterm_lab.selection.constraints import (
     measurements_against,
     memory_against,
 )
-from ravenxterm_lab.selection.evidence import CellEvidence, Evidence
+from ravenxterm_lab.selection.evidence import CellEvidence, Engine, Evidence
 from ravenxterm_lab.selection.explain import Part, Recommendation, Recommendations, recommend
 from ravenxterm_lab.selection.policy import Arm, Decision, Weights, decide, weights_for
 from ravenxterm_lab.selection.relaxing import Assessment, Place, Relaxation, assess, relax, relaxed
@@ -22,6 +22,7 @@ __all__ = [
     "Assessment",
     "CellEvidence",
     "Decision",
+    "Engine",
     "Evidence",
     "Machine",
     "Part",

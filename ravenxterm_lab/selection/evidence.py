@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,10 +12,49 @@ if TYPE_CHECKING:
 
     from ravenxterm_lab.store import Store
 
-__all__ = ["SPEED_HALF_LIFE_DAYS", "CellEvidence", "Engine", "Evidence", "Qualities", "Speeds"]
+__all__ = [
+    "KV",
+    "NO_MATTER",
+    "SPEED_HALF_LIFE_DAYS",
+    "CellEvidence",
+    "Engine",
+    "Evidence",
+    "Qualities",
+    "Speeds",
+    "engine_settings",
+    "kv_type",
+]
 
 #: Days after which a speed measurement counts half; machines and drivers change.
 SPEED_HALF_LIFE_DAYS = 14.0
+
+#: Neither how much context there is room for nor the seed changes how fast a token is.
+NO_MATTER = r"(^| )(ctx|seed)=[^ ]*"
+#: On the type of the KV cache the quality depends.
+KV = r"(?:^| )kv=([^ ]*)"
+
+
+def engine_settings(settings: str | None) -> str | None:
+    """Return what the speed depends on among the settings of an engine; None if not known.
+
+    Examples
+    --------
+    >>> engine_settings("ctx=4096 kv=f16 device=cuda gpu_layers=20")
+    'kv=f16 device=cuda gpu_layers=20'
+    """
+    return None if settings is None else re.sub(NO_MATTER, "", settings).strip(" ")
+
+
+def kv_type(settings: str | None) -> str | None:
+    """Return the type of the KV cache, on which the quality depends; None if not known.
+
+    Examples
+    --------
+    >>> kv_type("ctx=4096 kv=q8_0")
+    'q8_0'
+    """
+    found = None if settings is None else re.search(KV, settings)
+    return (found.group(1) or None) if found else None
 
 
 class Engine(NamedTuple):
@@ -22,12 +62,17 @@ class Engine(NamedTuple):
 
     A measurement that does not say how it ran counts for every engine.
 
+    Examples
+    --------
+    >>> Engine.of("llama_cpp", "cpu", "ctx=4096 kv=f16")
+    Engine(runtime='llama_cpp', device='cpu', settings='kv=f16', kv='f16')
+
     Attributes
     ----------
     runtime, device : str
         Such as ``"llama_cpp"`` and ``"cpu"``.
     settings : str
-        Without what does not matter (see `reading.engine_settings`).
+        Without what does not matter (see `engine_settings`).
     kv : str or None
         Type of the KV cache.
     """
@@ -36,6 +81,11 @@ class Engine(NamedTuple):
     device: str
     settings: str
     kv: str | None
+
+    @classmethod
+    def of(cls, runtime: str, device: str, settings: str) -> Engine:
+        """Return the engine that a text of settings describes, as the store records them."""
+        return cls(runtime, device, engine_settings(settings) or "", kv_type(settings))
 
 
 class Speeds(NamedTuple):
@@ -124,8 +174,15 @@ class Evidence:
 
     cells: Mapping[tuple[str, str], CellEvidence]
     parts: Mapping[tuple[str, str], tuple[Sequence[Speeds], Sequence[Qualities]]] = field(
-        default_factory=dict
+        default_factory=dict, compare=False
     )
+    _by_model: dict[str, list[CellEvidence]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        by_model: dict[str, list[CellEvidence]] = {}
+        for (model, _), cell in self.cells.items():
+            by_model.setdefault(model, []).append(cell)
+        object.__setattr__(self, "_by_model", by_model)
 
     @classmethod
     def none(cls) -> Evidence:
@@ -192,4 +249,4 @@ class Evidence:
 
     def of_model(self, key: str) -> Iterator[CellEvidence]:
         """Yield the cells of one model, over all tasks."""
-        return (cell for (model, _), cell in self.cells.items() if model == key)
+        return iter(self._by_model.get(key, ()))

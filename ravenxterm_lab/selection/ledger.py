@@ -18,8 +18,10 @@ from ravenxterm_lab.selection.evidence import (
     Evidence,
     Qualities,
     Speeds,
+    engine_settings,
+    kv_type,
 )
-from ravenxterm_lab.selection.reading import Mark, Noticed, engine_settings, kv_type
+from ravenxterm_lab.selection.reading import Mark, Noticed
 from ravenxterm_lab.selection.watching import Value, Watched
 
 if TYPE_CHECKING:

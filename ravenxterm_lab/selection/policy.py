@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ravenxterm_lab.metadata import ModelMetadata
     from ravenxterm_lab.preferences import UserPreferences
-    from ravenxterm_lab.selection.evidence import CellEvidence, Evidence
+    from ravenxterm_lab.selection.evidence import CellEvidence, Engine, Evidence
 
 __all__ = ["Arm", "Decision", "Weights", "blend", "decide", "weights_for"]
 
@@ -132,6 +132,8 @@ class Arm:
         Whether it is loaded now.
     speed_source : str
         Where the decode rate comes from, in words.
+    engine : Engine or None
+        How it would run; what was measured otherwise is then no evidence of its speed.
     """
 
     model: ModelMetadata
@@ -141,6 +143,7 @@ class Arm:
     load_seconds: float
     resident: bool = False
     speed_source: str = "bytes and operations ÷ speed of the device"
+    engine: Engine | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +240,7 @@ def decide(
     """
     keys = [model_key(arm.model) for arm in arms]
     known = [*arms, *beside]
+    evidence = evidence.under({model_key(a.model): a.engine for a in known if a.engine})
     tasks = sorted({task} | {seen for _, seen in evidence.cells})
     rows = {
         key: index for index, key in enumerate(dict.fromkeys(model_key(a.model) for a in known))

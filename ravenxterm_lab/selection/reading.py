@@ -9,11 +9,11 @@ most half an hour's decay: 0.11 %.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ravenxterm_lab.selection.evidence import KV, NO_MATTER
 from ravenxterm_lab.store.schema import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ __all__ = [
     "Sums",
     "Totals",
     "Whole",
-    "engine_settings",
-    "kv_type",
     "read_totals",
     "read_whole",
     "runs_of",
@@ -42,10 +40,6 @@ __all__ = [
 MOST_RUNS = 1000
 
 _BEGIN = datetime(1970, 1, 1)  # noqa: DTZ001 - the store's timestamps are UTC without a zone
-# Neither how much context there is room for nor the seed changes how fast a token is.
-_NO_MATTER = r"(^| )(ctx|seed)=[^ ]*"
-_KV = r"(?:^| )kv=([^ ]*)"
-
 # Latest judgement, and the executions that the person stopped, which are no evidence.
 _RUN_COLUMNS = """
         e.ts, e.session, e.seq, e.model, coalesce(e.fingerprint, e.model) AS model_key,
@@ -78,8 +72,8 @@ WITH found AS (
 ), kinds AS (
     SELECT
         settings,
-        trim(regexp_replace(settings, '{_NO_MATTER}', '', 'g')) AS engine,
-        nullif(regexp_extract(settings, '{_KV}', 1), '') AS kv
+        trim(regexp_replace(settings, '{NO_MATTER}', '', 'g')) AS engine,
+        nullif(regexp_extract(settings, '{KV}', 1), '') AS kv
     FROM (SELECT DISTINCT settings FROM execution_hours)
 ), bounds AS MATERIALIZED (
     SELECT
@@ -320,29 +314,6 @@ class Whole:
     runs: list[Run]
     noticed: list[Noticed] = field(default_factory=list)
     totals: Totals = field(default_factory=Totals)
-
-
-def engine_settings(settings: str | None) -> str | None:
-    """Return what the speed depends on among the settings of an engine; None if not known.
-
-    Examples
-    --------
-    >>> engine_settings("ctx=4096 kv=f16 device=cuda gpu_layers=20")
-    'kv=f16 device=cuda gpu_layers=20'
-    """
-    return None if settings is None else re.sub(_NO_MATTER, "", settings).strip(" ")
-
-
-def kv_type(settings: str | None) -> str | None:
-    """Return the type of the KV cache, on which the quality depends; None if not known.
-
-    Examples
-    --------
-    >>> kv_type("ctx=4096 kv=q8_0")
-    'q8_0'
-    """
-    found = None if settings is None else re.search(_KV, settings)
-    return (found.group(1) or None) if found else None
 
 
 def read_whole(store: Store, *, hardware: str, now: datetime, half_life_days: float) -> Whole:
