@@ -31,6 +31,12 @@ _SENTENCES = (
     "Interest rates rose by a quarter of a point.",
 )
 
+_LANGUAGES = (
+    ("Wo ist meine Brille?", "de"),
+    ("Il pleut depuis ce matin.", "fr"),
+    ("The train leaves at eight.", "en"),
+)
+
 
 def fetch_models(home: str | None, *, yes: bool, gemma: bool = False) -> Path:
     """Bring the demo models and make their quantization ladder.
@@ -92,6 +98,7 @@ def run_demo(home: str | None, *, quiet: bool = False) -> dict[str, Any]:
     say(manager.scan(), "", manager.registry, "", manager.registry.hardware_profile, "")
     _run_ladder(manager, say)
     _run_embedding(manager, say)
+    _run_languages(manager, say)
     say("", manager.get_model_recommendations("text_generation"), "")
     manager.cleanup_resources()
     published = execute_notebook(
@@ -147,3 +154,11 @@ def _run_embedding(manager: ModelManager, say: Any) -> None:
     near, far = run.output[0] @ run.output[1], run.output[0] @ run.output[2]
     manager.feedback(run, 1.0 if near > far else 0.0, "two sentences that mean the same are nearer")
     say("", run, f"cosine of like sentences {near:.2f}, of unlike ones {far:.2f}")
+
+
+def _run_languages(manager: ModelManager, say: Any) -> None:
+    run = manager.run("language_identification", [text for text, _ in _LANGUAGES])
+    found = [labels[0]["label"] if labels else "" for labels in run.output]
+    right = sum(name == wanted for name, (_, wanted) in zip(found, _LANGUAGES, strict=True))
+    manager.feedback(run, right / len(_LANGUAGES), "sentences in known languages")
+    say("", run, f"{right} of {len(_LANGUAGES)} languages named right")

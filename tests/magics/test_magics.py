@@ -142,7 +142,7 @@ def test_the_tab_key_knows_tasks_and_models(shell: Any, demo_directory: Path) ->
 
     shell.user_ns["manager"] = ModelManager(demo_directory)
     assert complete(shell, "%raven select text_g|") == ["text_generation"]
-    assert complete(shell, "%raven why silero|") == ["silero_vad"]
+    assert complete(shell, "%raven why silero|") == ["silero_vad", "silero_vad_16k"]
     assert complete(shell, "%raven why smollm2-135m-instruct.q4_1|") == [
         "SmolLM2-135M-Instruct.Q4_1"
     ]
