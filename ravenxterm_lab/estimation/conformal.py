@@ -116,8 +116,9 @@ class Calibrator:
             )
         for pool in pools:
             pool.append(score)
-        if self._known:
-            self._known.clear()
+        # No group of another quantity leans on it.
+        for known in [one for one in self._known if one[0].quantity == score.group.quantity]:
+            del self._known[known]
 
     def copy(self) -> Calibrator:
         """Return one that goes its own way from here on."""

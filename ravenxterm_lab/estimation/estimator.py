@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 from ravenxterm_lab.estimation.conformal import DEFAULT_LEVEL, Group, normal_interval
 from ravenxterm_lab.estimation.history import History
 from ravenxterm_lab.estimation.memory import MemoryEstimate, estimate_memory
+from ravenxterm_lab.estimation.parts import Same
 from ravenxterm_lab.estimation.search import best_offload, largest_context
 from ravenxterm_lab.estimation.speed import estimate_speed, model_key
 from ravenxterm_lab.estimation.verdict import SAFETY_FACTOR, judge
@@ -192,8 +193,7 @@ class Estimator:
         history = self._history()
         known = self._speeds.setdefault(history, {})
         key = (
-            history.version, model_key(model), model.size_bytes, model.runtimes, options, engine,
-            context_length, prompt_tokens, cached,
+            history.version, Same(model), options, engine, context_length, prompt_tokens, cached,
         )  # fmt: skip
         if key not in known:
             known[key] = estimate_speed(

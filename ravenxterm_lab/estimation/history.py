@@ -164,6 +164,8 @@ class History:
         self.truths = dict(truths or {})
         self._runs: dict[tuple[str, str, str], dict[tuple[str, str], _Runs]] = {}
         self._learned: dict[tuple[str, str, str], Learned] = {}
+        # What the law was asked for before it learned more: it is likely to be asked again.
+        self._asked: dict[tuple[str, str, str], tuple[Subject, ...]] = {}
         self._by_model: dict[str, list[tuple[tuple[str, str, str, str], Truth]]] = {}
         for key, truth in self.truths.items():
             self._by_model.setdefault(key[0], []).append((key, truth))
@@ -193,7 +195,9 @@ class History:
                 0.5 ** (max(outcome.age_days, 0.0) / _HALF_LIFE_DAYS),
             )
         )
-        self._learned.pop(group, None)
+        former = self._learned.pop(group, None)
+        if former is not None:
+            self._asked[group] = tuple(former.asked.values())
 
     def extended(
         self,
@@ -217,7 +221,7 @@ class History:
             group: {key: _Runs(one.subject, list(one.residuals)) for key, one in runs.items()}
             for group, runs in self._runs.items()
         }
-        further._learned = dict(self._learned)
+        further._learned, further._asked = dict(self._learned), dict(self._asked)
         for outcome in outcomes:
             further.add(outcome)
         return further
@@ -238,7 +242,8 @@ class History:
             runs = list(self._runs.get(group, {}).values())
             law = LAWS[quantity]
             law = replace(law, noise=_noise(runs, law.noise))
-            known = self._learned[group] = Learned(law, [one.cell() for one in runs])
+            cells = [one.cell() for one in runs]
+            known = self._learned[group] = Learned(law, cells, self._asked.pop(group, ()))
         return known
 
     def loads_of(self, model: str) -> list[tuple[tuple[str, str, str, str], Truth]]:

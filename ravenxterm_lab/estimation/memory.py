@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ravenxterm_lab.estimation.devices import DeviceMemory, device_memory, needed_bytes
 from ravenxterm_lab.estimation.engines import ENGINES, engine_for, parts_of
-from ravenxterm_lab.estimation.parts import Parts, Settings
+from ravenxterm_lab.estimation.parts import Parts, Same, Settings
 from ravenxterm_lab.estimation.verdict import Verdict, judge
 from ravenxterm_lab.units import format_bytes
 
@@ -163,7 +163,7 @@ def estimate_memory(
     # An engine without a formula of its own is judged by the engine that its format is made for.
     formula = engine if engine in ENGINES else engine_for(model.model_type)
     parts = _parts(
-        _Same(model),
+        Same(model),
         formula if formula in ENGINES else engine,
         Settings(
             context_length,
@@ -212,25 +212,10 @@ def estimate_memory(
     )
 
 
-class _Same:
-    """A model as a key: its mappings have no hash, and to compare them takes longer than to add."""
-
-    __slots__ = ("model",)
-
-    def __init__(self, model: ModelMetadata) -> None:
-        self.model = model
-
-    def __hash__(self) -> int:
-        return id(self.model)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.model is other.model
-
-
 # Each ranking asks for the same models again; only the budget has changed meanwhile.
 @lru_cache(maxsize=4096)
-def _parts(same: _Same, formula: str, settings: Settings) -> Parts:
-    return parts_of(same.model, formula, settings)
+def _parts(same: Same[ModelMetadata], formula: str, settings: Settings) -> Parts:
+    return parts_of(same.value, formula, settings)
 
 
 def _sum(parts: Parts, item: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -11,9 +11,32 @@ if TYPE_CHECKING:
     from ravenxterm_lab.hardware import GpuDevice
     from ravenxterm_lab.metadata import ModelMetadata
 
-__all__ = ["MIB", "Parts", "Settings", "Share", "context_of", "free_memory"]
+__all__ = ["MIB", "Parts", "Same", "Settings", "Share", "context_of", "free_memory"]
 
 MIB = 1024**2
+
+_Thing = TypeVar("_Thing")
+
+
+class Same(Generic[_Thing]):
+    """An object as a key: a model's mappings have no hash, and to compare them takes too long.
+
+    Parameters
+    ----------
+    value : object
+        Equal to itself alone; nobody changes it.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: _Thing) -> None:
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.value is other.value
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.estimation.conformal import DEFAULT_LEVEL, Group
@@ -11,6 +12,7 @@ from ravenxterm_lab.estimation.forecast import Forecast, SpeedEstimate
 from ravenxterm_lab.estimation.history import RATES, History
 from ravenxterm_lab.estimation.kv import kv_cache_bytes
 from ravenxterm_lab.estimation.learning import Subject
+from ravenxterm_lab.estimation.parts import Same
 from ravenxterm_lab.estimation.roofline import (
     Place,
     decode_parts,
@@ -173,6 +175,70 @@ def estimate_speed(
         On an unknown ``kv_type``, or a level outside 0–1.
     """
     history = history or _NOTHING
+    base = _base(
+        Same(model),
+        Same(hardware),
+        memory_bandwidth,
+        device,
+        engine,
+        context_length,
+        prompt_tokens,
+        kv_type,
+        batch_size,
+        gpu_layers,
+        settings,
+        recent,
+        cached,
+    )
+    load = _forecast(history, "load_seconds", base.load, base, level)
+    decode = _forecast(history, "throughput", base.decode, base, level)
+    first = None
+    if base.first is not None:
+        first = _forecast(history, "time_to_first_token", base.first, base, level)
+    missing = ""
+    if decode.tier == "none" and base.unknown is not None:
+        remedy = "run a model once"
+        if hardware is not None and hardware.source == "simulated":
+            remedy = 'name it in the description, such as "DDR5-5600"'
+        missing = (
+            f"the memory bandwidth of the device ({base.unknown.value}) is not known, and nothing "
+            f"was measured on it: {remedy}"
+        )
+    return SpeedEstimate(decode, first, load, base.context, base.tokens, missing)
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What physics says, whatever was measured; ``unknown`` has no known bandwidth."""
+
+    engine: str
+    device: str
+    context: int
+    tokens: int
+    load: Subject
+    decode: Subject
+    first: Subject | None
+    unknown: HardwareType | None
+
+
+# Each ranking asks for the same again; only what was measured has changed meanwhile.
+@lru_cache(maxsize=4096)
+def _base(
+    same: Same[ModelMetadata],
+    machine: Same[HardwareProfile | None],
+    memory_bandwidth: float | None,
+    device: HardwareType,
+    engine: str | None,
+    context_length: int | None,
+    prompt_tokens: int | None,
+    kv_type: str,
+    batch_size: int,
+    gpu_layers: int | None,
+    settings: str,
+    recent: bool,
+    cached: float | None,
+) -> _Base:
+    model = same.value
     engine = engine or (model.runtimes[0] if model.runtimes else model.model_type.value)
     tokens = max(1, DEFAULT_PROMPT if prompt_tokens is None else prompt_tokens)
     context = max(1, tokens if context_length is None else context_length)
@@ -180,60 +246,57 @@ def estimate_speed(
     weights = active_bytes(model)
     active = model.active_parameter_count or model.parameter_count
     places = places_for(
-        hardware,
+        machine.value,
         device,
         layers=layers,
         gpu_layers=gpu_layers,
         memory_bandwidth=memory_bandwidth,
         weight_bytes=weights / active if recent and active else None,
     )
-    unknown = next((place.device for place in places if place.bandwidth is None), None)
     key, family = model_key(model), family_key(model) or model_key(model)
 
-    def forecast(quantity: str, parts: dict[str, float], place: str) -> Forecast:
-        subject = Subject(parts, key, family, place)
-        predicted = history.learned(quantity, engine, device.value).predict(subject)
-        tier, spread = predicted.tier, predicted.spread
-        if tier == "roofline" and unknown is not None and quantity != "load_seconds":
-            tier, spread = "none", math.hypot(spread, _ASSUMED_SPREAD)
-        sign = -1.0 if quantity in RATES else 1.0
-        centre = sign * predicted.ln_seconds
-        group = Group(quantity, tier, engine, device.value)
-        low, high = history.calibrator.quantiles(group, level)
-        return Forecast(
-            math.exp(centre),
-            math.exp(centre + low * spread),
-            math.exp(centre + high * spread),
-            level,
-            tier,
-            predicted.runs,
-            spread,
-            subject,
-        )
+    def subject(parts: dict[str, float], place: str) -> Subject:
+        return Subject(parts, key, family, place)
 
     warmth = "" if cached is None else "warm" if cached > 0.5 else "cold"
-    load = forecast("load_seconds", load_parts(model.size_bytes, cached), f"{settings} {warmth}")
     moved = weights + _kv_read(model, context, kv_type)
-    decode = forecast(
-        "throughput",
-        decode_parts(moved, layers, places),
-        f"{settings} used={_bucket(context, 256)}",
-    )
     first = None
     if model.attention is not None:
         operations = 2 * (active or weights) * tokens
         parts = prefill_parts(weights, operations, layers, -(-tokens // batch_size), places)
-        first = forecast("time_to_first_token", parts, f"{settings} prompt={_bucket(tokens, 16)}")
-    missing = ""
-    if decode.tier == "none" and unknown is not None:
-        remedy = "run a model once"
-        if hardware is not None and hardware.source == "simulated":
-            remedy = 'name it in the description, such as "DDR5-5600"'
-        missing = (
-            f"the memory bandwidth of the device ({unknown.value}) is not known, and nothing was "
-            f"measured on it: {remedy}"
-        )
-    return SpeedEstimate(decode, first, load, context, tokens, missing)
+        first = subject(parts, f"{settings} prompt={_bucket(tokens, 16)}")
+    return _Base(
+        engine,
+        device.value,
+        context,
+        tokens,
+        subject(load_parts(model.size_bytes, cached), f"{settings} {warmth}"),
+        subject(decode_parts(moved, layers, places), f"{settings} used={_bucket(context, 256)}"),
+        first,
+        next((place.device for place in places if place.bandwidth is None), None),
+    )
+
+
+def _forecast(
+    history: History, quantity: str, subject: Subject, base: _Base, level: float
+) -> Forecast:
+    predicted = history.learned(quantity, base.engine, base.device).predict(subject)
+    tier, spread = predicted.tier, predicted.spread
+    if tier == "roofline" and base.unknown is not None and quantity != "load_seconds":
+        tier, spread = "none", math.hypot(spread, _ASSUMED_SPREAD)
+    centre = -predicted.ln_seconds if quantity in RATES else predicted.ln_seconds
+    group = Group(quantity, tier, base.engine, base.device)
+    low, high = history.calibrator.quantiles(group, level)
+    return Forecast(
+        math.exp(centre),
+        math.exp(centre + low * spread),
+        math.exp(centre + high * spread),
+        level,
+        tier,
+        predicted.runs,
+        spread,
+        subject,
+    )
 
 
 _NOTHING = History()
