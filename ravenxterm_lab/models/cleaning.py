@@ -47,13 +47,14 @@ def clean(bench: Workbench, preferences: UserPreferences) -> int:
     except StoreError as error:
         bench.messages.add("warning", "cleanup", str(error))
     spool = max(before - directory_bytes(bench.paths.store), 0)
-    _give_back_heap()
     bench.messages.add(
         "info",
         "cleanup",
         f"Freed {format_bytes(memory)} of memory, {format_bytes(pruned)} of caches and "
         f"{format_bytes(spool)} of the store.{_kept(bench)}",
     )
+    bench.store.rest()
+    _give_back_heap()
     return memory + pruned + spool
 
 

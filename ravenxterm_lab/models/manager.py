@@ -430,8 +430,12 @@ class ModelManager(Displayed, Estimating, Measuring, Planning):
         return clean(self._bench, self._preferences)
 
     def close(self) -> None:
-        """Unload every model. The manager can be used again afterwards."""
+        """Unload every model, and end the thread of the store.
+
+        The manager can be used again afterwards, and others of this home at any time.
+        """
         self.pool.unload_idle()
+        self.store.rest()
 
     def _card(self) -> Card:
         return self.get_system_status()._card()

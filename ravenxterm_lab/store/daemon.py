@@ -163,9 +163,13 @@ class Daemon:
             thread.start()
             self._thread = thread
 
+    def rest(self) -> None:
+        """End the thread until `poke` starts the next; a pass in progress may finish first."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.stop(patience=10.0)
+
     def stop(self) -> None:
-        """End the thread; a pass in progress is given time to finish."""
+        """End the thread for good."""
         self._enabled = False
-        if self._thread is not None:
-            self._thread.stop(patience=10.0)
-            self._thread = None
+        self.rest()

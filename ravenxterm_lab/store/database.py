@@ -40,6 +40,7 @@ __all__ = [
     "state_of",
     "view_comments",
     "views",
+    "worn",
     "write_watermarks",
 ]
 
@@ -54,6 +55,13 @@ _STORAGE_VERSION = "v1.5.0"
 #: no longer over it.
 ROW_GROUP = 30_720
 _PACKAGE = "ravenxterm_lab.store"
+#: A connection that is kept grows: each block and buffer that a statement used leaves a node in
+#: DuckDB's eviction queues, which it purges when memory runs short, or at a length of tens of
+#: thousands in each of them (its pull request 10594). Above so many nodes a new one is due.
+_MOST_NODES = 20_000
+#: The queues are looked at once in so many uses; DuckDB 1.5 does not show them, and there a
+#: connection serves for a fixed number of uses.
+_LOOK_EVERY, _MOST_UNSEEN = 64, 512
 #: The files that DuckDB may find beside each other after a death in a commit or a checkpoint.
 _SUFFIXES = ("", ".wal", ".wal.checkpoint", ".wal.recovery")
 
@@ -98,6 +106,9 @@ def connect(threads: int | None = None) -> duckdb.DuckDBPyConnection:
         }
         if threads is not None:
             config["threads"] = threads
+        if not duckdb.__version__.startswith("1."):
+            # Eight threads for each connection would wait for files in the cloud.
+            config["async_threads"] = 0
         try:
             connection = duckdb.connect(":memory:", config=config)
             connection.execute("SET TimeZone = 'UTC'")
@@ -109,6 +120,28 @@ def connect(threads: int | None = None) -> duckdb.DuckDBPyConnection:
                 "open files (ulimit -n), or free memory."
             ) from error
         return connection
+
+
+def worn(connection: duckdb.DuckDBPyConnection, uses: int) -> bool:
+    """Say whether a connection that is kept has gathered so much that a new one is due.
+
+    Parameters
+    ----------
+    connection : DuckDBPyConnection
+        With no statement under way.
+    uses : int
+        How often it was used so far; the answer to most numbers is False, for nothing.
+    """
+    import duckdb
+
+    if uses % _LOOK_EVERY:
+        return False
+    try:
+        query = "SELECT sum(approximate_size) FROM duckdb_eviction_queues()"
+        nodes = connection.execute(query).fetchall()[0][0]
+    except duckdb.CatalogException:
+        return uses >= _MOST_UNSEEN
+    return int(nodes or 0) > _MOST_NODES
 
 
 def _temporary_directory() -> str:

@@ -87,6 +87,7 @@ class Desk:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._uses = 0
         self.pending = Pending()
         self.connection = database.connect()
         self._shelves: dict[str, _Shelf] = {}
@@ -186,7 +187,7 @@ class Desk:
         """Let go of the file, as has to be done before the gate is let go of.
 
         An empty database in its place stays. Afterwards the desk can be used again, unless
-        False is returned; then it is closed.
+        False is returned; then it is to be closed, if it is not already.
         """
         import duckdb
 
@@ -200,7 +201,8 @@ class Desk:
                 self.close()
                 return False
             self._attached = self.present = False
-        return True
+        self._uses += 1
+        return not database.worn(self.connection, self._uses)
 
     def show(self, tables: Mapping[str, pa.Table]) -> None:
         """Let the views unite the database with the rows that wait."""

@@ -103,6 +103,7 @@ class Ingester:
         self._partials = self._merged = 0
         self._clock = clock
         self._connection: duckdb.DuckDBPyConnection | None = None
+        self._uses = 0
         self._lock = threading.Lock()
         self._at_rest = False
         self._forking = False
@@ -315,7 +316,9 @@ class Ingester:
                 failure.pop_all()
             for name in tables:
                 connection.unregister(f"pending_{name}")
-            self._connection = connection
+            self._uses += 1
+            if not database.worn(connection, self._uses):
+                self._connection = connection
         except duckdb.Error as error:
             path, why = self._directory / database.DATABASE, database.reason(error)
             what = f"The rows in {self._spool} could not be moved into {path} ({why})"
@@ -337,7 +340,7 @@ class Ingester:
 
     def _connected(self) -> duckdb.DuckDBPyConnection:
         if self._connection is None:
-            self._connection = database.connect(threads=1)
+            self._connection, self._uses = database.connect(threads=1), 0
         return self._connection
 
     def _remove_consumed(self, work: list[Work]) -> None:

@@ -126,6 +126,10 @@ class Readers:
         self._most = 0
         self._close_idle()
 
+    def rest(self) -> None:
+        """Close what is idle; the next query opens a connection."""
+        self._close_idle()
+
     def _close_idle(self) -> None:
         with contextlib.suppress(IndexError):
             while True:

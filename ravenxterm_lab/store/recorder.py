@@ -277,8 +277,15 @@ class Recorder:
     def close(self) -> None:
         """Seal the segments. Idempotent; a later append is an error."""
         self._closed = True
+        self.rest()
+
+    def rest(self) -> None:
+        """Seal the segments and bring them to the disk; the next append begins another."""
         for beside in self._beside:
-            beside.close()
+            if self._closed:
+                beside.close()
+            else:
+                beside.rest()
         taken = self._take(_PATIENCE)
         # One that an interrupted or endless append keeps is sealed by the death of the process.
         if taken is not None and taken is not _NO_SEGMENT:

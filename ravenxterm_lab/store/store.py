@@ -21,7 +21,7 @@ from ravenxterm_lab.store.info import StoreInfo, read_info
 from ravenxterm_lab.store.ingest import Ingester
 from ravenxterm_lab.store.locks import FileLock
 from ravenxterm_lab.store.packing import split_metrics
-from ravenxterm_lab.store.reading import Readers, read_rows, run_query
+from ravenxterm_lab.store.reading import Readers, run_query
 from ravenxterm_lab.store.recorder import Recorder
 from ravenxterm_lab.store.schema import IN_SLOT, KIND_OF, ExecutionId
 from ravenxterm_lab.store.segments import NAN, PACKED, SUCCESS
@@ -30,8 +30,10 @@ from ravenxterm_lab.store.validation import encode_fields
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from datetime import date, datetime
 
+    from ravenxterm_lab.store.reading import Mark, Reader
     from ravenxterm_lab.store.restoring import RestoreReport
     from ravenxterm_lab.store.result import QueryResult
 
@@ -277,7 +279,39 @@ class Store:
         StoreError
             If the store cannot be read.
         """
-        return read_rows(self._readers, query, params)
+        with self._readers.open() as reader:
+            return reader.rows(query, params)
+
+    def snapshot(self) -> AbstractContextManager[Reader]:
+        """Open the store for several queries of this package that see the same rows.
+
+        Returns
+        -------
+        context manager of Reader
+            With ``rows`` and ``mark`` as here. Nobody can write to the database before the end
+            of the block, so that it has to be short.
+
+        Raises
+        ------
+        StoreError
+            On entering, if the store cannot be read.
+        """
+        return self._readers.open()
+
+    def mark(self, tables: Sequence[str]) -> Mark:
+        """Return what stays the same as long as no process records or removes rows of some tables.
+
+        Parameters
+        ----------
+        tables : sequence of str
+            Which; changes of a row in place, of which there are none, are not seen.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be read.
+        """
+        return self._readers.mark(tables)
 
     def follow(self) -> Follower:
         """Return what tells again and again, in little time, what any process recorded since."""
@@ -472,6 +506,17 @@ class Store:
     def problems(self) -> list[str]:
         """What this process met so far, such as a damaged event; each once."""
         return list(self._problems.texts)
+
+    def rest(self) -> None:
+        """Give back what is kept for the next call: a thread, connections, an open segment.
+
+        Whoever uses this store goes on doing so, from any thread: the next event starts the
+        thread again, and the next query opens a connection.
+        """
+        self._daemon.rest()
+        self._recorder.rest()
+        self._ingester.close()
+        self._readers.rest()
 
     def close(self) -> None:
         """Seal the segment of this process and end its thread. Idempotent, also at exit.
