@@ -25,6 +25,7 @@ from ravenxterm_lab.selection.reading import Mark, Noticed
 from ravenxterm_lab.selection.watching import Value, Watched
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from ravenxterm_lab.selection.reading import Run, Sums, Whole
@@ -150,6 +151,23 @@ class Ledger:
             for one in watched.add(value)
         ]
 
+    def regrade(self, key: str, task: str, runs: Iterable[Run]) -> None:
+        """Count the qualities of one model on one task anew, since some were judged otherwise.
+
+        Parameters
+        ----------
+        key, task : str
+            Which.
+        runs : iterable of Run
+            All of its executions so far, in order, with the qualities that count now.
+        """
+        for series in self._counts.get((key, task), _Counts()).series:
+            if series.metric == "quality":
+                self._watched[series] = Watched(series, _TESTS["quality"])
+        for run in runs:
+            if run.quality is not None and not run.interrupted:
+                self._of(_quality(run)).add(Value(run, run.quality, 1.0))
+
     def evidence(self, now: datetime) -> Evidence:
         """Return the statistics.
 
@@ -167,6 +185,8 @@ class Ledger:
             fast, good = [], []
             for series in counts.series:
                 one = self._watched[series]
+                if not one.n and not one.first_n:
+                    continue
                 if series.metric == "quality":
                     good.append(Qualities(series.settings, one.n, one.total))
                 else:
