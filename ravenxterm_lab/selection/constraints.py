@@ -455,8 +455,8 @@ def rounded_down(value: float) -> float:
     """
     if value == 0 or not math.isfinite(value):
         return value
-    step = 10.0 ** (math.floor(math.log10(abs(value))) - _DIGITS + 1)
-    found = float(f"{math.floor(value / step) * step:.{_DIGITS}g}")
-    while found > value:
+    found = float(f"{value:.{_DIGITS}g}")
+    if found > value:
+        step = 10.0 ** (math.floor(math.log10(abs(value))) - _DIGITS + 1)
         found = float(f"{found - step:.{_DIGITS}g}")
     return found

@@ -153,14 +153,14 @@ def why_behind(
         return WhyNot(
             name,
             f"it leads on what is known, with {item.score:.3f} against {first.score:.3f} of "
-            f"{first.model.name}, which was drawn first to learn more of it",
+            f"{first.model.name}, which goes first now so that more is learned of it",
             {},
         )
     gaps = _gaps(item, best)
     lost = max(gaps, key=lambda key: gaps[key])
     reason = f"feasible, but {best.score - item.score:.3f} behind {best.model.name}"
     if best is not first:
-        reason += f" ({first.model.name} was drawn first to learn more of it)"
+        reason += f" ({first.model.name} goes first now so that more is learned of it)"
     reason += f"; most of it is {lost} ({gaps[lost]:.3f}): {_against(lost, item, best)}"
     changes = [*_weight(item, best, situation), *_modes(name, situation)]
     change = changes[0] if changes else {}
@@ -186,7 +186,7 @@ def _ahead(item: Recommendation, ranked: Sequence[Recommendation]) -> str:
     best = min(others, key=_place)
     if best.score > item.score:
         return (
-            f"it is the first choice: drawn to learn more of it, though {best.model.name} leads "
+            f"it is the first choice so that more is learned of it, though {best.model.name} leads "
             f"on what is known ({best.score:.3f} against {item.score:.3f})"
         )
     if best.score == item.score:
