@@ -10,6 +10,7 @@ refused here.
 
 from __future__ import annotations
 
+import re
 import struct
 from array import array
 from dataclasses import dataclass
@@ -38,6 +39,10 @@ _DICTIONARY = struct.Struct("<3i2q")
 #: After a word and its zero: how often it occurred (8 bytes), and whether it is a label (1).
 _COUNT, _ENTRY = 8, 9
 _STEP = 1 << 16
+# So many words at once: ten times as fast as one by one, and vectors have two million words. A
+# match is never tried again another way, so that what does not match costs one look.
+_MANY = 64
+_WORDS = re.compile(rb"(?:[^\0]++\0.{8}\0){%d}+" % _MANY, re.DOTALL)
 _LOSSES = {1: "hierarchical softmax", 2: "negative sampling", 3: "softmax", 4: "one-vs-all"}
 _MODELS = {1: "CBOW word vectors", 2: "skip-gram word vectors", 3: "supervised"}
 _SUPERVISED = 3
@@ -183,6 +188,8 @@ def _dictionary(walk: _Walk) -> _Words:
     while done < size:
         data = window.read(walk.at, min(_STEP, window.size - walk.at))
         begin, last = 0, len(data) - _ENTRY
+        while done + _MANY <= words and (found := _WORDS.match(data, begin)):
+            begin, done = found.end(), done + _MANY
         while done < size:
             end = data.find(b"\0", begin)
             if end < 0 or end >= last:

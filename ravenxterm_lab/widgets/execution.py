@@ -24,7 +24,7 @@ __all__ = ["TEXT_TASKS", "RunPanel"]
 _LOGGER = logging.getLogger("ravenxterm_lab")
 
 #: Tasks whose input can be typed; the others take arrays.
-TEXT_TASKS = frozenset({"text_generation", "embedding"})
+TEXT_TASKS = frozenset({"text_generation", "embedding", "language_identification"})
 #: Seconds between two updates of the answer: a page need not be drawn for every token.
 _PAINT_SECONDS = 0.05
 _CLOSE_SECONDS = 2.0
@@ -120,9 +120,10 @@ class RunPanel(Panel):
     def offer(self, task: str | None) -> None:
         """Fit the prompt to a task; one that takes arrays cannot be run from here."""
         self._able = task in TEXT_TASKS
-        self.prompt.description = "texts" if task == "embedding" else "prompt"
-        self.prompt.tooltip = "One text a line" if task == "embedding" else "What to answer"
-        self.max_tokens.disabled = task != "text_generation"
+        generates = task == "text_generation"
+        self.prompt.description = "prompt" if generates else "texts"
+        self.prompt.tooltip = "What to answer" if generates else "One text a line"
+        self.max_tokens.disabled = not generates
         if task is not None and not self._able:
             self._say(
                 f"{task.replace('_', ' ')} takes arrays, not text: "
@@ -140,7 +141,7 @@ class RunPanel(Panel):
             self._say(str(error), error=True)
             return
         inputs: Any = self.prompt.value
-        if task == "embedding":
+        if task != "text_generation":
             inputs = [line for line in inputs.splitlines() if line.strip()]
         self._stop.clear()
         self.report = None
@@ -296,6 +297,11 @@ def _described(report: RunReport) -> str:
     if hasattr(output, "shape"):
         head = ", ".join(f"{value:.3f}" for value in output.reshape(-1)[:6])
         return f"array of {output.dtype}, shape {tuple(output.shape)}: {head}, …"
+    if isinstance(output, list) and all(isinstance(labels, list) for labels in output):
+        return "\n".join(
+            ", ".join(f"{one['label']} ({one['probability']:.0%})" for one in labels) or "no label"
+            for labels in output
+        )
     return str(output)
 
 

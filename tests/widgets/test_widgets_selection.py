@@ -205,9 +205,9 @@ def test_close_ends_everything(manager: ModelManager) -> None:
 
 @pytest.fixture
 def real_manager(demo_directory: Path, tmp_path: Path, home: Path) -> Iterator[ModelManager]:
-    """A manager on one real text model and the real embedding model."""
+    """A manager on one real model for each task whose input can be typed."""
     directory = tmp_path / "models"
-    for folder in ("smollm2-135m-instruct", "all-minilm-l6-v2-int8"):
+    for folder in ("smollm2-135m-instruct", "all-minilm-l6-v2-int8", "lid-176"):
         shutil.copytree(
             demo_directory / folder,
             directory / folder,
@@ -250,4 +250,16 @@ def test_texts_are_embedded_and_arrays_are_declined(real_manager: ModelManager) 
     panel.runner.prompt.value = "a cat\n\na kitten"
     ran(panel)
     assert "shape (2, 384)" in panel.runner.text
+    assert "items/s" in panel.runner.summary
+
+
+@pytest.mark.models
+def test_languages_are_named_line_by_line(real_manager: ModelManager) -> None:
+    """Language identification takes one text a line and shows a label for each."""
+    panel = SelectionPanel(real_manager)
+    panel.task.value = "language_identification"
+    assert panel.runner.prompt.description == "texts"
+    panel.runner.prompt.value = "Wo ist meine Brille?\n\nThe train leaves at eight."
+    ran(panel)
+    assert [line[:4] for line in panel.runner.text.splitlines()] == ["de (", "en ("]
     assert "items/s" in panel.runner.summary
