@@ -121,7 +121,6 @@ class FastTextReader(Reader):
         return FileFacts(
             model_type=ModelType.FASTTEXT,
             size_bytes=window.size,
-            architecture="fasttext",
             parameter_count=first.elements + second.elements,
             # A word looks up a row or a few; a text is held against the whole output.
             active_parameter_count=args.dim + (second.elements if supervised else 0),

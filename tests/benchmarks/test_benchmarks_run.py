@@ -9,6 +9,7 @@ import pytest
 FOLDER = Path(__file__).resolve().parent
 #: Arguments that make each quick, and what its output has to hold.
 TINY = {
+    "bench_classify.py": (["--help"], ["usage"]),
     "bench_eviction.py": (["--help"], ["usage"]),
     "bench_history.py": (
         ["--rows", "5000", "--repeat", "1"],
@@ -34,6 +35,7 @@ TINY = {
     ),
     "bench_monitor.py": (["--seconds", "0.5"], ["psutil", "monitor+store", "10 Hz"]),
     "bench_speed.py": (["--help"], ["usage"]),
+    "bench_vad_quantization.py": (["--help"], ["usage"]),
     "bench_soak.py": (
         ["--rate", "500", "--seconds", "1", "--writers", "2", "--readers", "1", "--rows", "1000"],
         [
@@ -76,4 +78,33 @@ def test_the_overhead_is_measured_on_a_real_model(demo_directory: Path, tmp_path
     for scene in ("empty", "history", "models"):
         assert f"{scene}, 3 tokens asked for, 3 written, 1 rounds" in done.stdout
     assert done.stdout.count("manager over server") == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.models
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        (
+            "bench_classify.py",
+            ["--model", "lid-176", "--sizes", "1", "3", "--rounds", "1"],
+            ["1 texts  fasttext", "3 texts  worker", "3 texts  manager"],
+        ),
+        (
+            "bench_vad_quantization.py",
+            ["--models", "silero-vad-16k/silero_vad_16k.onnx"],
+            ["silero_vad_16k QInt8 ", "silero_vad_16k QUInt8 reduce_range"],
+        ),
+    ],
+)
+def test_small_models_are_measured(
+    demo_directory: Path, tmp_path: Path, name: str, arguments: list[str], expected: list[str]
+) -> None:
+    """What runs a real model of the demo prints a line for each way, and leaves nothing."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", FOLDER / name, *arguments, "--directory", tmp_path],
+        cwd=demo_directory, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [text for text in expected if text not in done.stdout] == []
     assert list(tmp_path.iterdir()) == []

@@ -51,7 +51,7 @@ def test_a_dense_model_is_read(tmp_path):
     rows = len(WORDS) + 10 + len(LABELS)
     assert facts.parameter_count == 4 * rows
     assert facts.tensor_bytes == {"F32": 16 * rows}
-    assert (facts.quantization, facts.architecture) == ("F32", "fasttext")
+    assert facts.quantization == "F32"
     assert facts.notes[1] == "3 labels: fr, en, de"
 
 
