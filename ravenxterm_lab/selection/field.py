@@ -94,10 +94,22 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """Posterior of the wanted cells: means (m,), standard deviations (m,), draws (count × m)."""
+    """Posterior of the wanted cells.
+
+    Attributes
+    ----------
+    mean, deviation : array (m,)
+        Mean and standard deviation of each cell.
+    own : array (m,)
+        Standard deviation without the variance that another wanted cell shares, which tells
+        none of the two from the other.
+    draws : array (count, m)
+        Joint draws.
+    """
 
     mean: NDArray[np.float64]
     deviation: NDArray[np.float64]
+    own: NDArray[np.float64]
     draws: NDArray[np.float64]
 
 
@@ -135,12 +147,12 @@ def condition(
         How many joint draws.
     """
     mean_wanted = np.array([prior_mean[cell] for cell in wanted])
-    variance = np.diag(prior.covariance(wanted, wanted, covariate)).copy()
+    covariance = prior.covariance(wanted, wanted, covariate)
     seen = [item.cell for item in observed]
     drawn = prior.draw([*wanted, *seen], covariate, rng, count)
     draws = mean_wanted + drawn[:, : len(wanted)]
     if not observed:
-        return Posterior(mean_wanted, np.sqrt(variance), draws)
+        return Posterior(mean_wanted, *_deviations(covariance), draws)
     mean_seen = np.array([prior_mean[cell] for cell in seen])
     data = np.array([item.mean for item in observed])
     noise = prior.noise / np.array([item.n for item in observed])
@@ -150,9 +162,18 @@ def condition(
     gain = cross @ np.linalg.inv(prior.covariance(seen, seen, covariate) + np.diag(noise))
     missed = (data - mean_seen) - drawn[:, len(wanted) :]
     missed -= rng.standard_normal(missed.shape) * np.sqrt(noise)
-    variance -= np.einsum("ij,ij->i", gain, cross)
+    covariance -= gain @ cross.T
     return Posterior(
         mean_wanted + gain @ (data - mean_seen),
-        np.sqrt(np.maximum(variance, 0.0)),
+        *_deviations(covariance),
         draws + missed @ gain.T,
     )
+
+
+def _deviations(
+    covariance: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    variance = np.diag(covariance)
+    shared = covariance - np.diag(np.full(len(covariance), np.inf))
+    own = variance - np.maximum(shared.max(1), 0.0)
+    return np.sqrt(np.maximum(variance, 0.0)), np.sqrt(np.maximum(own, 0.0))

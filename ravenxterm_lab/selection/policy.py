@@ -1,7 +1,10 @@
-"""Choose: Thompson sampling on a vector of posteriors, scalarised by the current preferences.
+"""Choose: a vector of posteriors, scalarised by the current preferences.
 
 History is kept as statistics of quality, speed and output length, never as one reward, so a
-change of preferences re-scores the past instead of learning it anew.
+change of preferences re-scores the past instead of learning it anew. Where an execution follows,
+what that would teach is added to a candidate's score (its Gittins index, see `gittins`); one
+such choice in ten is left to Thompson sampling, so that every model that may be best has a known
+probability of being run, without which a log is no evidence for another policy.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import numpy as np
 from ravenxterm_lab.estimation import model_key
 from ravenxterm_lab.preferences import AccuracyPreference, PerformancePreference
 from ravenxterm_lab.selection.field import Cell, FieldPrior, Observation, Posterior, condition
+from ravenxterm_lab.selection.gittins import learning_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,14 +33,19 @@ __all__ = ["Arm", "Decision", "Weights", "blend", "decide", "weights_for"]
 
 #: Joint posterior draws behind P(best) and P(chosen); one more serves as the exploring draw.
 DRAWS = 256
-#: How far the exploring draw moves from the mean: utility of mean + κ·(draw − mean).
-EXPLORATION = 0.5
-#: Beta prior on success, as (successes, failures) seen before the first run.
+#: How many further executions on a task a choice should serve, before any and for each one seen.
+HORIZON, HORIZON_GROWTH = 30.0, 0.25
+#: Share of the exploring choices that Thompson sampling makes, and how far its draw moves from
+#: the mean: utility of mean + κ·(draw − mean).
+THOMPSON, EXPLORATION = 0.1, 0.5
+#: κ of all other exploring choices, so that chance decides between candidates that are alike.
+TREMBLE = 0.01
+#: Beta prior on success, as (successes, failures) seen before the first run of any model.
 RELIABILITY_PRIOR = (9, 1)
 
 # Fitted leave-one-dataset-out in the design's prototype (design page on selection). Size is
-# a bad prior for quality, so its slope starts at 0 and can be learned within ±.02 per doubling.
-QUALITY = FieldPrior(task=0.2, model=0.12, cell=0.12, slope=0.02, noise=0.16)
+# a bad prior for quality, so its slope starts at 0 and can be learned within ±.05 per doubling.
+QUALITY = FieldPrior(task=0.2, model=0.14, cell=0.14, slope=0.05, noise=0.16)
 QUALITY_MEAN = 0.5
 LN_SPEED = FieldPrior(common=0.35, model=0.3, noise=0.05)
 LN_WORK = FieldPrior(task=1.0, model=0.4, noise=0.25)
@@ -159,9 +168,12 @@ class Decision:
     score : array (m,)
         Utility at the posterior means.
     explored : array (m,)
-        Utility at the exploring draw; equal to ``score`` when nothing was explored.
-    probability_best, probability_chosen : array (m,)
-        Shares of the joint draws in which it wins, at full and at exploration width.
+        What ordered the candidates: the index, or utility at the exploring draw; equal to
+        ``score`` when nothing was explored.
+    probability_best : array (m,)
+        Share of the joint draws in which it wins.
+    probability_chosen : array (m,)
+        With which probability this decision puts it first.
     quality, ln_speed, ln_work : Posterior
         The posteriors behind them.
     latency : array (m,)
@@ -210,11 +222,12 @@ def decide(
     explore: bool,
     rng: np.random.Generator,
     beside: Sequence[Arm] = (),
+    draws: int = DRAWS,
 ) -> Decision:
     """Score feasible candidates for a task.
 
     Utility: ``w_q·quality + w_l / (1 + latency/τ) + w_m·(1 − memory/budget)``, times the
-    person's weight for the model, times the mean of Beta(successes + 9, failures + 1), with
+    person's weight for the model, times the mean of its Beta posterior of success, with
     ``latency = load (if not resident) + first token + work/speed`` and τ the patience times
     the candidates' median latency.
 
@@ -231,12 +244,14 @@ def decide(
     budget_bytes : int
         Memory budget.
     explore : bool
-        Whether an execution follows, so that an exploring draw may order the candidates.
+        Whether an execution follows, so that what it would teach counts too.
     rng : numpy.random.Generator
         Seeded by the caller.
     beside : sequence of Arm
         Models that are no candidates; what was measured of them counts all the same, so that a
         belief does not move when a constraint lets one more in.
+    draws : int
+        Joint draws behind the probabilities; 1 or more.
     """
     keys = [model_key(arm.model) for arm in arms]
     known = [*arms, *beside]
@@ -246,9 +261,10 @@ def decide(
         key: index for index, key in enumerate(dict.fromkeys(model_key(a.model) for a in known))
     }
     wanted = [(rows[key], tasks.index(task)) for key in keys]
+    # In one order, however the evidence came together: a draw goes by it.
     seen = {
         (rows[key], tasks.index(name)): cell
-        for (key, name), cell in evidence.cells.items()
+        for (key, name), cell in sorted(evidence.cells.items(), key=lambda item: item[0])
         if key in rows
     }
     first_arm: dict[int, Arm] = {}
@@ -270,7 +286,7 @@ def decide(
             if average is not None and n > 0
         ]
         means = {cell: mean(cell) for cell in everywhere}
-        return condition(prior, means, wanted, observed, covariate, rng, DRAWS + 1)
+        return condition(prior, means, wanted, observed, covariate, rng, draws + 1)
 
     flat = np.zeros_like(doublings)
     quality = belief("quality", QUALITY, lambda _: QUALITY_MEAN, doublings)
@@ -292,13 +308,7 @@ def decide(
     latency = waiting + np.exp(ln_work.mean - ln_speed.mean)
     weights = weights_for(preferences)
     scale = max(weights.patience * float(np.median(latency)), 1e-9)
-    reliability = np.array(
-        [
-            (sum(c.succeeded for c in evidence.of_model(key)) + RELIABILITY_PRIOR[0])
-            / (sum(c.runs for c in evidence.of_model(key)) + sum(RELIABILITY_PRIOR))
-            for key in keys
-        ]
-    )
+    reliability = _reliability(keys, evidence)
     person = np.array([preferences.model_weights.get(arm.model.name, 1.0) for arm in arms])
     share = np.array([arm.memory_bytes for arm in arms]) / max(budget_bytes, 1)
     parts = np.array([weights.quality, weights.latency, weights.memory])
@@ -316,14 +326,29 @@ def decide(
         return utility(moved[0], moved[1], moved[2])
 
     score = utility(quality.mean, ln_speed.mean, ln_work.mean)
-    full, narrow = at(1.0), at(EXPLORATION)
+    full = at(1.0)[:draws]
+    explored, chosen = score, _wins(score[None, :])
+    if explore:
+        # How utility moves with quality and with ln seconds, at the means.
+        working = np.exp(ln_work.mean - ln_speed.mean)
+        by_quality = weights.quality * reliability * person
+        by_time = weights.latency * working / scale / (1 + latency / scale) ** 2
+        by_time *= reliability * person
+        index = at(TREMBLE) + learning_value(
+            by_quality**2 * quality.own**2 + by_time**2 * (ln_speed.own**2 + ln_work.own**2),
+            by_quality**2 * QUALITY.noise + by_time**2 * (LN_SPEED.noise + LN_WORK.noise),
+            HORIZON + HORIZON_GROWTH * sum(cell.runs for cell in cells),
+        )
+        thompson = at(EXPLORATION)
+        explored = (thompson if rng.random() < THOMPSON else index)[draws]
+        chosen = (1 - THOMPSON) * _wins(index[:draws]) + THOMPSON * _wins(thompson[:draws])
     return Decision(
         arms=tuple(arms),
         cells=cells,
         score=score,
-        explored=narrow[DRAWS] if explore else score,
-        probability_best=_wins(full[:DRAWS]),
-        probability_chosen=_wins(narrow[:DRAWS]) if explore else _wins(score[None, :]),
+        explored=explored,
+        probability_best=_wins(full),
+        probability_chosen=chosen,
         quality=quality,
         ln_speed=ln_speed,
         ln_work=ln_work,
@@ -334,6 +359,24 @@ def decide(
         weights=weights,
         beside=tuple(beside),
     )
+
+
+def _reliability(keys: Sequence[str], evidence: Evidence) -> NDArray[np.float64]:
+    """Return the expected share of successes of each model.
+
+    Before its first run a model is taken to be as reliable as models are here, or else merely
+    having run without an error would be a merit; each model's say in that is at most as much as
+    the prior's, so that one broken model casts no doubt on the others.
+    """
+    outcomes: dict[str, NDArray[np.float64]] = {key: np.zeros(2) for key in keys}
+    for (key, _), cell in evidence.cells.items():
+        outcomes[key] = outcomes.get(key, np.zeros(2)) + (cell.succeeded, cell.runs)
+    strength = sum(RELIABILITY_PRIOR)
+    voices = [one * strength / max(one[1], strength) for one in outcomes.values()]
+    succeeded, runs = np.sum([(RELIABILITY_PRIOR[0], strength), *voices], axis=0)
+    own = np.array([outcomes[key] for key in keys])
+    expected: NDArray[np.float64] = own[:, 0] + strength * succeeded / runs
+    return expected / (own[:, 1] + strength)
 
 
 def _wins(utilities: NDArray[np.float64]) -> NDArray[np.float64]:

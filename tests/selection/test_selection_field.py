@@ -69,3 +69,23 @@ def test_data_never_widen_the_posterior(rows: list[tuple[int, int, int, float]])
     prior_sd = np.sqrt(np.diag(PRIOR.covariance(cells, cells, x)))
     assert (out.deviation <= prior_sd + 1e-9).all()
     assert np.isfinite(out.draws).all()
+
+
+def test_what_all_share_is_no_one_s_own() -> None:
+    """An effect of the task moves all cells alike; what is unknown of one model is its own."""
+    cells = [(0, 0), (1, 0), (2, 0)]
+    none = np.zeros(3)
+    shared = FieldPrior(task=1.0, model=0.3)
+    prior = condition(
+        shared, dict.fromkeys(cells, 0.0), cells, [], none, np.random.default_rng(0), 1
+    )
+    assert np.allclose(prior.own, 0.3)
+    assert (prior.deviation > 1).all()
+    known = condition(
+        shared, dict.fromkeys(cells, 0.0), cells, [Observation((0, 0), 1e6, 0.5)], none,
+        np.random.default_rng(0), 1,
+    )  # fmt: skip
+    assert known.own[0] < 0.01
+    assert np.allclose(known.own[1:], 0.3, atol=0.02)
+    alone = condition(shared, {(0, 0): 0.0}, [(0, 0)], [], none, np.random.default_rng(0), 1)
+    assert np.allclose(alone.own, alone.deviation)

@@ -176,6 +176,41 @@ def test_exploration_narrows_as_evidence_comes() -> None:
     assert max(unknown.probability_chosen) < 0.9
 
 
+def test_what_is_unknown_is_tried_before_what_is_known_to_be_as_good() -> None:
+    """An execution that teaches something is preferred, and only where one follows."""
+    arms = [arm("known"), arm("unknown")]
+    evidence = history(known=seen(50, quality=0.5))
+    decision = run(arms, evidence, explore=True)
+    assert decision.probability_chosen[1] > 0.8
+    assert decision.explored[1] - decision.score[1] > decision.explored[0] - decision.score[0]
+    shown = run(arms, evidence)
+    assert (shown.explored == shown.score).all()
+
+
+def test_the_probability_is_how_often_it_is_chosen() -> None:
+    """Over 400 seeds each candidate comes first as often as the decision says."""
+    arms = [arm("a"), arm("b"), arm("c", rate=45.0)]
+    evidence = history(a=seen(3, quality=0.6), b=seen(5, quality=0.55))
+    said = run(arms, evidence, explore=True).probability_chosen
+    firsts = [first(run(arms, evidence, explore=True, seed=seed)) for seed in range(400)]
+    for index, name in enumerate("abc"):
+        assert said[index] == pytest.approx(firsts.count(name) / 400, abs=0.08)
+    assert (said > 0.005).all()
+
+
+def test_fewer_draws_change_no_score() -> None:
+    """The number of draws is how finely the probabilities are known, nothing else."""
+    arms = [arm("a"), arm("b")]
+    model = {"budget_bytes": 8 * GIB, "explore": True}
+    one, many = (
+        decide(arms, TASK, Evidence.none(), UserPreferences(), rng=np.random.default_rng(0),
+               draws=draws, **model)
+        for draws in (1, 64)
+    )  # fmt: skip
+    assert (one.score == many.score).all()
+    assert set(one.probability_best) <= {0.0, 1.0}
+
+
 cell = st.builds(
     seen,
     st.integers(1, 200),
