@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.estimation import Estimator, cached_share, model_key
 from ravenxterm_lab.exceptions import StoreError
+from ravenxterm_lab.models.budgeting import device_bytes
 from ravenxterm_lab.models.predicting import record_forecast, record_memory
 from ravenxterm_lab.runtimes import LoadReport
 
@@ -39,14 +40,16 @@ class BeforeLoad:
     cached: float | None
 
 
-def estimate_load(bench: Workbench, model: ModelMetadata, options: LoadOptions) -> int | None:
-    """Return the bytes that a load will take, or None when it cannot be said."""
+def estimate_load(
+    bench: Workbench, model: ModelMetadata, options: LoadOptions
+) -> dict[str, int] | None:
+    """Return the bytes that a load will take by device, or None when it cannot be said."""
     before = BeforeLoad(bench.estimator.frozen(), cached_share(model.shards or (model.path,)))
     bench.before_load[model_key(model), options.settings] = before
     # What is loaded already is asked about too, and no load follows.
     while len(bench.before_load) > _MOST_UNDER_WAY:
         bench.before_load.pop(next(iter(bench.before_load)), None)
-    return before.estimator.memory(model, options).total_bytes
+    return device_bytes(bench.hardware, before.estimator.memory(model, options), options)
 
 
 def past_uses(bench: Workbench) -> list[tuple[str, str, str]]:

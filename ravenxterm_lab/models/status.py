@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ravenxterm_lab.hardware import take_sample
 from ravenxterm_lab.metadata import total_bytes
+from ravenxterm_lab.models.budgeting import DeviceUsage, device_usage
 from ravenxterm_lab.tables import Card, Displayed, Table
 from ravenxterm_lab.units import format_bytes, format_seconds
 
@@ -44,6 +45,9 @@ class ResourceUsage(Displayed):
         The DuckDB file and its spool.
     sample : HardwareSample
         CPU, RAM and GPU at this moment.
+    devices : tuple of DeviceUsage
+        Budget, use and headroom of host memory (the same as above), then of each GPU that has
+        memory of its own.
     """
 
     loaded: tuple[Resident, ...]
@@ -53,6 +57,7 @@ class ResourceUsage(Displayed):
     cache_bytes: int
     store_bytes: int
     sample: HardwareSample
+    devices: tuple[DeviceUsage, ...] = ()
 
     def _card(self) -> Card:
         rows = [
@@ -74,7 +79,22 @@ class ResourceUsage(Displayed):
         )
         header = ["loaded model", "runtime", "own memory", "mapped from file", "state"]
         tables = [Table(header, rows)] if rows else []
+        if len(self.devices) > 1:
+            tables.append(self._device_table())
         return Card("Resources", note if rows else f"No model is loaded; {note}", tables)
+
+    def _device_table(self) -> Table:
+        rows = [
+            [
+                f"{one.device} ({one.name})" if one.name else one.device,
+                format_bytes(one.held_bytes),
+                format_bytes(one.budget_bytes),
+                format_bytes(one.headroom_bytes),
+            ]
+            for one in self.devices
+        ]
+        header = ["device", "models hold", "budget", "headroom"]
+        return Table(header, rows, [False, True, True, True])
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,16 +157,17 @@ class SystemStatus(Displayed):
 def read_usage(bench: Workbench) -> ResourceUsage:
     """Measure what the loaded models hold and what is left (bytes)."""
     loaded = bench.pool.resident()
-    machine = bench.machine(bench.preferences)
-    used = sum(item.memory.total for item in loaded)
+    devices = device_usage(bench, loaded)
+    host = devices[0]
     return ResourceUsage(
-        loaded=tuple(loaded),
-        memory_used_by_models=used,
-        memory_budget=machine.budget,
-        memory_headroom=max(min(machine.budget - used, machine.available), 0),
+        loaded=loaded,
+        memory_used_by_models=host.held_bytes,
+        memory_budget=host.budget_bytes,
+        memory_headroom=host.headroom_bytes,
         cache_bytes=directory_bytes(bench.paths.cache),
         store_bytes=directory_bytes(bench.paths.store),
         sample=take_sample(),
+        devices=devices,
     )
 
 

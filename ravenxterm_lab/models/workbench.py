@@ -11,12 +11,14 @@ from ravenxterm_lab.config import Paths, paths
 from ravenxterm_lab.estimation import Estimator, HistoryReader
 from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.hardware import HardwareProfile
+from ravenxterm_lab.models.budgeting import bytes_on_gpus, device_budgets
 from ravenxterm_lab.models.learning import Learning
 from ravenxterm_lab.models.loading import BeforeLoad, estimate_load, past_uses, record_load
 from ravenxterm_lab.models.messages import MessageLog
 from ravenxterm_lab.models.monitoring import Monitoring
 from ravenxterm_lab.preferences import UserPreferences
 from ravenxterm_lab.runtimes import ModelPool, Runtime, discover_runtimes
+from ravenxterm_lab.runtimes.budgets import RAM
 from ravenxterm_lab.selection import Machine
 from ravenxterm_lab.store import ExecutionId, Store
 
@@ -124,8 +126,9 @@ class Workbench:
     def pool(self) -> ModelPool:
         """The models that are loaded in this process, within one budget."""
         return ModelPool(
-            budget=self.load_budget,
+            budget=partial(device_budgets, self),
             estimate=partial(estimate_load, self),
+            on_gpus=partial(bytes_on_gpus, self),
             keep_alive=lambda: self.preferences.keep_alive_seconds,
             on_load=partial(record_load, self),
             past=partial(past_uses, self),
@@ -138,10 +141,8 @@ class Workbench:
         return frozenset(item.model.name for item in loaded), idle
 
     def load_budget(self) -> int:
-        """Return the bytes that all loaded models may hold together, now."""
-        machine = self.machine(self.preferences)
-        held = sum(item.memory.anonymous_bytes for item in self.pool.resident())
-        return min(machine.budget, machine.available + held)
+        """Return the bytes of host memory that all loaded models may hold together, now."""
+        return device_budgets(self)[RAM]
 
     def machine(self, preferences: UserPreferences, *, reclaimable: int = 0) -> Machine:
         """Return what the constraint filter needs to know of the hardware now.

@@ -17,8 +17,9 @@ from ravenxterm_lab.runtimes.base import (
     Runtime,
 )
 from ravenxterm_lab.runtimes.plugins import RuntimeNote, discover_runtimes, installed_runtimes
-from ravenxterm_lab.runtimes.pool import ModelPool, Resident
+from ravenxterm_lab.runtimes.pool import ModelPool
 from ravenxterm_lab.runtimes.process import usable_threads
+from ravenxterm_lab.runtimes.residents import Resident
 from ravenxterm_lab.runtimes.served import ServerRuntime
 
 __all__ = [

@@ -332,6 +332,27 @@ class LoadedModel(ABC):
     def alive(self) -> bool:
         """Whether it can still run: not unloaded, and its process has not died."""
 
+    @property
+    def pid(self) -> int | None:
+        """The process that holds it; None where that is none of ours."""
+        return None
+
+    def limit_growth(self, extra: int) -> bool:
+        """Let it take only so many more bytes of private memory, from what it holds now.
+
+        Parameters
+        ----------
+        extra : int
+            Bytes.
+
+        Returns
+        -------
+        bool
+            Whether that is enforced: an allocation beyond it fails as ``OUT_OF_MEMORY``.
+        """
+        del extra
+        return False
+
     def __enter__(self) -> Self:
         return self
 

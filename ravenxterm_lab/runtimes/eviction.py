@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from ravenxterm_lab.runtimes.budgets import Bytes
+
 __all__ = ["Candidate", "Key", "UsePattern", "least_loss"]
 
 #: Runtime, model and settings: what is loaded apart is counted apart.
@@ -107,26 +109,26 @@ class Candidate:
     ----------
     key : Key
         Which.
-    bytes : int
-        What unloading it frees.
+    bytes : mapping of str to int
+        What unloading it frees, by device.
     loss : float
         Seconds of reloading that are expected if it goes.
     """
 
     key: Key
-    bytes: int
+    bytes: Bytes
     loss: float
 
 
-def least_loss(idle: Sequence[Candidate], needed: int) -> tuple[Candidate, ...]:
+def least_loss(idle: Sequence[Candidate], needed: Bytes) -> tuple[Candidate, ...]:
     """Return the idle models to unload, so that their bytes suffice and the loss is least.
 
     Parameters
     ----------
     idle : sequence of Candidate
         Of equal choices, the earlier ones go.
-    needed : int
-        Bytes to free.
+    needed : mapping of str to int
+        Bytes to free, by device: on each of them enough.
 
     Raises
     ------
@@ -135,32 +137,63 @@ def least_loss(idle: Sequence[Candidate], needed: int) -> tuple[Candidate, ...]:
 
     Examples
     --------
-    >>> small, large = Candidate(("r", "s", ""), 10, 1.0), Candidate(("r", "l", ""), 90, 1.5)
-    >>> [item.key[1] for item in least_loss([small, large], 80)]
-    ['l']
+    >>> small = Candidate(("r", "small", ""), {"RAM": 10}, 1.0)
+    >>> large = Candidate(("r", "large", ""), {"RAM": 20, "GPU 0": 90}, 1.5)
+    >>> [item.key[1] for item in least_loss([small, large], {"GPU 0": 80})]
+    ['large']
     """
-    if sum(item.bytes for item in idle) < needed:
-        raise ValueError(f"{needed} bytes cannot be freed by unloading {len(idle)} idle models.")
+    devices = [device for device, count in needed.items() if count > 0]
+    wanted = [needed[device] for device in devices]
+    if not _suffices(idle, devices, wanted):
+        what = ", ".join(f"{needed[device]} bytes of {device}" for device in devices)
+        raise ValueError(f"{what} cannot be freed by unloading {len(idle)} idle models.")
     if len(idle) <= _EXHAUSTIVE:
         choices = (
             chosen
             for count in range(len(idle) + 1)
             for chosen in combinations(idle, count)
-            if sum(item.bytes for item in chosen) >= needed
+            if _suffices(chosen, devices, wanted)
         )
         return min(choices, key=lambda chosen: (sum(item.loss for item in chosen), len(chosen)))
+    return _greedily(idle, {device: needed[device] for device in devices})
+
+
+def _greedily(idle: Sequence[Candidate], needed: Bytes) -> tuple[Candidate, ...]:
+    """Choose by loss for what is freed where it is lacking, then spare whom nobody needs."""
     going: list[Candidate] = []
-    freed = 0
-    for item in sorted(idle, key=lambda item: item.loss / max(1, item.bytes)):
-        if freed >= needed:
-            break
-        going.append(item)
-        freed += item.bytes
+    lacking = dict(needed)
+    left = list(idle)
+    while lacking:
+        best = min(left, key=lambda item: item.loss / max(_use(item, lacking, needed), 1e-12))
+        left.remove(best)
+        if _use(best, lacking, needed) <= 0:
+            continue
+        going.append(best)
+        lacking = {
+            device: count - best.bytes.get(device, 0)
+            for device, count in lacking.items()
+            if count > best.bytes.get(device, 0)
+        }
+    devices, wanted = list(needed), list(needed.values())
     for item in sorted(going, key=lambda item: item.loss, reverse=True):
-        if freed - item.bytes >= needed:
-            going.remove(item)
-            freed -= item.bytes
+        others = [other for other in going if other is not item]
+        if _suffices(others, devices, wanted):
+            going = others
     return tuple(going)
+
+
+def _use(item: Candidate, lacking: Bytes, needed: Bytes) -> float:
+    """Return how much of what is lacking one model frees, each device counting as one."""
+    return sum(
+        min(item.bytes.get(device, 0), count) / needed[device] for device, count in lacking.items()
+    )
+
+
+def _suffices(chosen: Sequence[Candidate], devices: list[str], wanted: list[int]) -> bool:
+    return all(
+        sum(item.bytes.get(device, 0) for item in chosen) >= count
+        for device, count in zip(devices, wanted, strict=True)
+    )
 
 
 def _zeros() -> defaultdict[Key, float]:

@@ -1,8 +1,8 @@
-"""The models that are in memory: one process-wide pool with a budget.
+"""The models that are in memory: one process-wide pool with a budget for each device.
 
 A load asks for a prediction first and makes room by unloading idle models, never one in
-use. Those go whose loss is expected to cost the least: the seconds that a load took, times how
-soon it is likely to be needed again (see `UsePattern`).
+use, on each device that is short. Those go whose loss is expected to cost the least: the seconds
+that a load took, times how soon it is likely to be needed again (see `UsePattern`).
 """
 
 from __future__ import annotations
@@ -12,86 +12,37 @@ import math
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.exceptions import FailureKind, RuntimeFailureError
 from ravenxterm_lab.runtimes.base import LoadOptions
+from ravenxterm_lab.runtimes.budgets import RAM, added, shortage
 from ravenxterm_lab.runtimes.eviction import Candidate, UsePattern, least_loss
+from ravenxterm_lab.runtimes.residents import Entry, divide
 from ravenxterm_lab.units import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ravenxterm_lab.metadata import ModelMetadata
-    from ravenxterm_lab.runtimes.base import LoadedModel, LoadReport, MemoryUse, Runtime
+    from ravenxterm_lab.runtimes.base import LoadedModel, LoadReport, Runtime
+    from ravenxterm_lab.runtimes.budgets import Bytes
     from ravenxterm_lab.runtimes.eviction import Key
+    from ravenxterm_lab.runtimes.residents import Resident
 
     OnLoad = Callable[
         [ModelMetadata, Runtime, LoadOptions, LoadReport | RuntimeFailureError, int | None], None
     ]
 
-__all__ = ["ModelPool", "Resident"]
+__all__ = ["ModelPool"]
 
 #: How often the time to keep idle models is asked for: the person may shorten it.
 _LOOK_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Resident:
-    """A model in memory, at one moment.
-
-    Attributes
-    ----------
-    model : ModelMetadata
-        Which.
-    runtime : str
-        What runs it.
-    settings : str
-        How it was loaded; see `LoadOptions.settings`.
-    memory : MemoryUse
-        What its process holds (bytes).
-    idle_seconds : float
-        Since its last use ended; 0 while it is in use (s).
-    in_use : int
-        How many hold it now.
-    load_seconds : float
-        What its load took, and a reload would take (s).
-    """
-
-    model: ModelMetadata
-    runtime: str
-    settings: str
-    memory: MemoryUse
-    idle_seconds: float
-    in_use: int
-    load_seconds: float
-
-
-class _Entry:
-    def __init__(self, model: ModelMetadata, runtime: str, settings: str, reserved: int) -> None:
-        self.model = model
-        self.runtime = runtime
-        self.settings = settings
-        self.reserved = reserved
-        self.loaded: LoadedModel | None = None
-        self.in_use = 1
-        self.last_used = 0.0
-
-    def held(self) -> int:
-        """Bytes to count: what is measured, or what is reserved if that is more.
-
-        A model takes pages as it runs: what it holds after its load is not yet all of it.
-        """
-        return self.reserved if self.loaded is None else max(self._measured(), self.reserved)
-
-    @property
-    def load_seconds(self) -> float:
-        """What its load took (s)."""
-        return 0.0 if self.loaded is None else self.loaded.report.seconds
-
-    def _measured(self) -> int:
-        return 0 if self.loaded is None else self.loaded.memory().total
+#: Of a device without a budget (bytes): more than any address space.
+_UNLIMITED = 1 << 62
+#: How long what the budget was counts, where only a resident model is used again.
+_BUDGET_SECONDS = 5.0
 
 
 class ModelPool:
@@ -102,16 +53,19 @@ class ModelPool:
     Parameters
     ----------
     budget : callable
-        Returns the bytes that all loaded models may hold together, now.
+        Returns the bytes that all loaded models may hold together now, by device (`RAM` and
+        names of GPUs); a device that it does not name has no limit.
     estimate : callable
-        Predicts the bytes that a load will take, from the model and the options; None when
-        it cannot, and then the model's size on disk is the least that must fit.
+        Predicts the bytes that a load will take by device, from the model and the options; None
+        when it cannot, and then the model's size on disk is the least that must fit in `RAM`.
+    on_gpus : callable, optional
+        Returns what the drivers tell: by process, the bytes that it holds on each GPU.
     keep_alive : callable, optional
         Returns the seconds after which an idle model is unloaded; 0 unloads it at once,
         infinity (the default) never.
     on_load : callable, optional
         Told about each load: model, runtime, options, its `LoadReport` or the failure, and
-        the predicted bytes. Called without any lock held.
+        the predicted bytes of all devices together. Called without any lock held.
     past : callable, optional
         Returns the uses before this pool, oldest first: runtime, fingerprint (or path) and
         settings of each. Asked once, at the first load, without any lock held.
@@ -122,8 +76,9 @@ class ModelPool:
     def __init__(
         self,
         *,
-        budget: Callable[[], int],
-        estimate: Callable[[ModelMetadata, LoadOptions], int | None],
+        budget: Callable[[], Bytes],
+        estimate: Callable[[ModelMetadata, LoadOptions], Bytes | None],
+        on_gpus: Callable[[], Mapping[int, Bytes]] = dict,
         keep_alive: Callable[[], float] = lambda: math.inf,
         on_load: OnLoad | None = None,
         past: Callable[[], Iterable[Key]] = tuple,
@@ -131,11 +86,14 @@ class ModelPool:
     ) -> None:
         self._budget = budget
         self._estimate = estimate
+        self._on_gpus = on_gpus
         self._keep_alive = keep_alive
         self._on_load = on_load
         self._clock = clock
         self._changed = threading.Condition()
-        self._entries: dict[Key, _Entry] = {}
+        self._entries: dict[Key, Entry] = {}
+        self._host_budget = 0
+        self._asked = -math.inf
         self._past = past
         self._pattern: UsePattern | None = None
         self._timer: threading.Thread | None = None
@@ -207,24 +165,10 @@ class ModelPool:
     def resident(self) -> tuple[Resident, ...]:
         """Return what is in memory now, least recently used first."""
         with self._changed:
-            now = self._clock()
-            entries = sorted(
-                (entry for entry in self._entries.values() if entry.loaded is not None),
-                key=lambda entry: entry.last_used,
-            )
-            return tuple(
-                Resident(
-                    entry.model,
-                    entry.runtime,
-                    entry.settings,
-                    entry.loaded.memory(),
-                    0.0 if entry.in_use else max(0.0, now - entry.last_used),
-                    entry.in_use,
-                    entry.loaded.report.seconds,
-                )
-                for entry in entries
-                if entry.loaded is not None
-            )
+            now, on_gpus = self._clock(), self._on_gpus() if self._entries else {}
+            entries = sorted(self._entries.values(), key=lambda entry: entry.last_used)
+            shown = (entry.shown(now, on_gpus) for entry in entries)
+            return tuple(resident for resident in shown if resident is not None)
 
     def close(self) -> None:
         """Unload everything, models in use too, and refuse further loads. Safe to call twice."""
@@ -240,7 +184,7 @@ class ModelPool:
 
     def _enter(
         self, runtime: Runtime, model: ModelMetadata, options: LoadOptions
-    ) -> tuple[_Entry, bool]:
+    ) -> tuple[Entry, bool]:
         key = (runtime.name, model.fingerprint or str(model.path), options.settings)
         predicted = self._estimate(model, options)
         learned = UsePattern(self._past()) if self._pattern is None else self._pattern
@@ -254,15 +198,20 @@ class ModelPool:
             if entry is not None and entry.loaded is not None:
                 if entry.loaded.alive:
                     entry.in_use += 1
+                    if self._clock() - self._asked > _BUDGET_SECONDS:
+                        self._ask_budget()
+                    divide(self._entries.values(), self._host_budget)
                     return entry, False
                 del self._entries[key]
             # What is measured later is the whole process, so its empty state counts too.
-            reserved = runtime.overhead_bytes + (predicted or model.size_bytes)
-            entry = _Entry(model, runtime.name, options.settings, reserved)
-            victims, room = self._make_room(entry)
-            # A worker that takes more than the budget leaves it shall fail, not the machine.
-            limit = max(1, room - runtime.overhead_bytes)
+            reserved = dict(predicted or {RAM: model.size_bytes})
+            reserved[RAM] = reserved.get(RAM, 0) + runtime.overhead_bytes
+            entry = Entry(model, runtime.name, options.settings, reserved)
+            victims = self._make_room(entry)
             self._entries[key] = entry
+            share = divide(self._entries.values(), self._host_budget)
+            # A worker that takes more than the budget leaves it shall fail, not the machine.
+            limit = max(1, reserved[RAM] - runtime.overhead_bytes + share)
         loaded: LoadedModel | None = None
         try:
             # Their memory must be back before the new model takes it.
@@ -275,11 +224,13 @@ class ModelPool:
             with self._changed:
                 closed = self._closed
                 entry.loaded = loaded
+                divide(self._entries.values(), self._host_budget)
                 self._changed.notify_all()
                 self._start_timer()
         except BaseException as error:
             with self._changed:
                 self._entries.pop(key, None)
+                divide(self._entries.values(), self._host_budget)
                 self._changed.notify_all()
             if loaded is not None:
                 loaded.unload()
@@ -296,8 +247,8 @@ class ModelPool:
             raise
         return entry, True
 
-    def _leave(self, entry: _Entry) -> None:
-        dead: list[_Entry] = []
+    def _leave(self, entry: Entry) -> None:
+        dead: list[Entry] = []
         with self._changed:
             entry.in_use -= 1
             entry.last_used = self._clock()
@@ -307,43 +258,56 @@ class ModelPool:
                 for key in [k for k, other in self._entries.items() if other is entry]:
                     del self._entries[key]
                 dead.append(entry)
+            divide(self._entries.values(), self._host_budget)
             self._changed.notify_all()
         for gone in dead:
             if gone.loaded is not None:
                 gone.loaded.unload()
 
-    def _make_room(self, wanted: _Entry) -> tuple[list[_Entry], int]:
-        """Take idle models out, and return them with the bytes that the wanted one may take."""
+    def _ask_budget(self) -> Bytes:
         budget = self._budget()
-        held = {key: entry.held() for key, entry in self._entries.items()}
+        self._host_budget = budget.get(RAM, _UNLIMITED)
+        self._asked = self._clock()
+        return budget
+
+    def _make_room(self, wanted: Entry) -> list[Entry]:
+        """Take idle models out, so many that the wanted one fits on every device; return them."""
+        budget, on_gpus = self._ask_budget(), self._on_gpus() if self._entries else {}
+        held = {key: entry.held(on_gpus) for key, entry in self._entries.items()}
         idle = [key for key, e in self._entries.items() if e.loaded is not None and not e.in_use]
-        room = budget - sum(held.values())
-        if room + sum(held[key] for key in idle) < wanted.reserved:
-            # Fail before anything is unloaded: it would go for nothing.
-            raise self._no_room(wanted, budget, held)
-        if room >= wanted.reserved:
-            return [], room
+        taken = added(held.values())
+        short = shortage(budget, taken, wanted.reserved)
+        free = added(held[key] for key in idle)
+        for device, lacking in short.items():
+            if free.get(device, 0) < lacking:
+                # Fail before anything is unloaded: it would go for nothing.
+                raise self._no_room(wanted, device, budget[device], held)
+        if not short:
+            return []
         expected = self._pattern.expected() if self._pattern is not None else {}
         idle.sort(key=lambda key: self._entries[key].last_used)
         choice = [
             Candidate(key, held[key], expected.get(key, 0.0) * self._entries[key].load_seconds)
             for key in idle
         ]
-        going = least_loss(choice, wanted.reserved - room)
-        victims = [self._entries.pop(item.key) for item in going]
-        return victims, room + sum(item.bytes for item in going)
+        return [self._entries.pop(item.key) for item in least_loss(choice, short)]
 
-    def _no_room(self, wanted: _Entry, budget: int, held: dict[Key, int]) -> RuntimeFailureError:
+    def _no_room(
+        self, wanted: Entry, device: str, budget: int, held: Mapping[Key, Bytes]
+    ) -> RuntimeFailureError:
         holders = [
-            f"{entry.model.name} ({entry.settings}): {format_bytes(held[key])}, in use"
+            f"{entry.model.name} ({entry.settings}): {format_bytes(held[key][device])}, in use"
             for key, entry in self._entries.items()
-            if entry.in_use
+            if entry.in_use and held[key].get(device)
         ]
         blame = f" Held now by {'; '.join(holders)}." if holders else ""
+        on, there = ("", "") if device == RAM else (f" on {device}", " there")
+        fewer = "" if device == RAM else "put fewer layers there, "
         return RuntimeFailureError(
-            f"{wanted.model.name} ({wanted.settings}) needs {format_bytes(wanted.reserved)}, and "
-            f"the budget for loaded models is {format_bytes(budget)}.{blame} Take a smaller model "
-            "or a shorter context, wait for the runs to end, or raise max_memory_usage.",
+            f"{wanted.model.name} ({wanted.settings}) needs "
+            f"{format_bytes(wanted.reserved[device])}{on}, and the budget for loaded models{there} "
+            f"is {format_bytes(budget)}.{blame} Take a smaller model or a shorter context, {fewer}"
+            "wait for the runs to end, or raise max_memory_usage.",
             FailureKind.OUT_OF_MEMORY,
         )
 
@@ -353,10 +317,11 @@ class ModelPool:
         runtime: Runtime,
         options: LoadOptions,
         outcome: LoadReport | RuntimeFailureError,
-        predicted: int | None,
+        predicted: Bytes | None,
     ) -> None:
         if self._on_load is not None:
-            self._on_load(model, runtime, options, outcome, predicted)
+            total = None if predicted is None else sum(predicted.values())
+            self._on_load(model, runtime, options, outcome, total)
 
     def _refuse_if_closed(self, model: ModelMetadata) -> None:
         if self._closed:

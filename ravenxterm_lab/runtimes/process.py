@@ -9,7 +9,14 @@ from pathlib import Path
 
 from ravenxterm_lab.runtimes.base import MemoryUse
 
-__all__ = ["limit_memory", "oom_kills", "peak_bytes", "process_memory", "usable_threads"]
+__all__ = [
+    "limit_growth",
+    "limit_memory",
+    "oom_kills",
+    "peak_bytes",
+    "process_memory",
+    "usable_threads",
+]
 
 #: Address space that is taken and never touched, such as the stacks of threads. Loading and
 #: running the demo models with two threads, private mappings grew by up to 116 MiB more than
@@ -87,6 +94,42 @@ def limit_memory(extra: int, threads: int) -> bool:
     if most != resource.RLIM_INFINITY:
         wanted = min(wanted, most)
     resource.setrlimit(resource.RLIMIT_DATA, (wanted, most))
+    return True
+
+
+def limit_growth(pid: int, extra: int, threads: int) -> bool:
+    """Let a process that runs take only so much more private memory than it has now.
+
+    What it has mapped already stays allowed, touched or not; beyond that it is `limit_memory`,
+    with prlimit(2) from outside.
+
+    Parameters
+    ----------
+    pid : int
+        The process, one of ours.
+    extra : int
+        Beyond what is mapped now (bytes), and 16 MiB of address space for each thread.
+    threads : int
+        That compute.
+
+    Returns
+    -------
+    bool
+        Whether the system enforces it; not where it cannot, or the process has ended.
+    """
+    mapped = (_status(pid) or {}).get("VmData")
+    if mapped is None or sys.platform != "linux":
+        return False
+    import resource
+
+    wanted = mapped + extra + threads * _UNTOUCHED_PER_THREAD
+    try:
+        _, most = resource.prlimit(pid, resource.RLIMIT_DATA)
+        if most != resource.RLIM_INFINITY:
+            wanted = min(wanted, most)
+        resource.prlimit(pid, resource.RLIMIT_DATA, (wanted, most))
+    except (OSError, ValueError):
+        return False
     return True
 
 

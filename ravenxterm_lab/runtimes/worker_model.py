@@ -14,7 +14,7 @@ from ravenxterm_lab.runtimes.base import LoadedModel, LoadReport, RunResult
 from ravenxterm_lab.runtimes.engine import BAD_INPUT
 from ravenxterm_lab.runtimes.failures import classify, describe_exit
 from ravenxterm_lab.runtimes.inputs import check_timeout
-from ravenxterm_lab.runtimes.process import usable_threads
+from ravenxterm_lab.runtimes.process import limit_growth, usable_threads
 from ravenxterm_lab.runtimes.worker import WorkerDiedError, WorkerProcess
 from ravenxterm_lab.units import format_bytes, format_seconds
 
@@ -77,7 +77,9 @@ class WorkerModel(LoadedModel):
         #: Whether the last request has its answer, so that there is nothing to cancel.
         self._settled = False
         started = time.perf_counter()
-        threads = options.threads or usable_threads()
+        self._threads = threads = options.threads or usable_threads()
+        #: What it may take beyond what it held when that was last decided (bytes).
+        self._allowed: int | None = None
         self._worker = WorkerProcess(
             self.engine,
             {
@@ -141,6 +143,12 @@ class WorkerModel(LoadedModel):
     def memory(self) -> MemoryUse:
         """Return what the worker process holds now."""
         return self._worker.memory()
+
+    def limit_growth(self, extra: int) -> bool:
+        """Limit the worker from outside, where the system can; see `LoadedModel.limit_growth`."""
+        enforced = limit_growth(self.pid, extra, self._threads)
+        self._allowed = extra if enforced else None
+        return enforced
 
     def log(self, lines: int = _REPORTED_LINES) -> str:
         """Return the last lines that the engine printed."""
@@ -357,9 +365,11 @@ class WorkerModel(LoadedModel):
 
     def _limit(self, kind: FailureKind) -> str:
         limit = self.options.memory_limit
-        if kind is not FailureKind.OUT_OF_MEMORY or limit is None:
+        if kind is not FailureKind.OUT_OF_MEMORY:
             return ""
-        return f" The budget left it {format_bytes(limit)} of memory."
+        if self._allowed is not None:
+            return f" The budget left it {format_bytes(self._allowed)} more than it held."
+        return "" if limit is None else f" The budget left it {format_bytes(limit)} of memory."
 
     def _make_report(self, memory: Mapping[str, int], started: float) -> LoadReport:
         if self.log_end is not None:

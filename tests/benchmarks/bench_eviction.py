@@ -22,6 +22,7 @@ from ravenxterm_lab.config import paths
 from ravenxterm_lab.demo import build_ladder
 from ravenxterm_lab.metadata import ModelMetadata, ModelType
 from ravenxterm_lab.runtimes import LoadOptions, ModelPool, Runtime
+from ravenxterm_lab.runtimes.budgets import RAM
 from ravenxterm_lab.runtimes.fake import FakeRuntime
 from ravenxterm_lab.runtimes.llama_cpp import LlamaCppRuntime
 from ravenxterm_lab.runtimes.onnx import OnnxRuntime
@@ -85,8 +86,8 @@ def product(trace: Trace, past: Sequence[str] = ()) -> float:
     known: Iterable[Key] = [(name, name, settings) for name in past]
     ticks = iter(range(10**9))
     pool = ModelPool(
-        budget=lambda: trace.budget,
-        estimate=lambda model, options: model.size_bytes,
+        budget=lambda: {RAM: trace.budget},
+        estimate=lambda model, options: {RAM: model.size_bytes},
         past=lambda: known,
         clock=lambda: float(next(ticks)),
     )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ravenxterm_lab.metadata import ModelMetadata, ModelType
 from ravenxterm_lab.runtimes import LoadOptions, ModelPool
+from ravenxterm_lab.runtimes.budgets import RAM
 from ravenxterm_lab.runtimes.eviction import Candidate, Key, UsePattern, least_loss
 from ravenxterm_lab.runtimes.fake import FakeRuntime
 
@@ -24,7 +25,7 @@ def keys(names: str) -> list[Key]:
 
 
 def candidates(sizes: list[tuple[int, float]]) -> list[Candidate]:
-    return [Candidate(key(str(i)), size, loss) for i, (size, loss) in enumerate(sizes)]
+    return [Candidate(key(str(i)), {RAM: size}, loss) for i, (size, loss) in enumerate(sizes)]
 
 
 def test_what_usually_follows_is_expected_more_than_what_is_used_more_often() -> None:
@@ -65,14 +66,14 @@ def test_the_choice_is_the_cheapest_that_suffices(
 ) -> None:
     """No other set of idle models frees enough at less loss."""
     idle = candidates(sizes)
-    needed = int(share * sum(item.bytes for item in idle))
-    chosen = least_loss(idle, needed)
-    assert sum(item.bytes for item in chosen) >= needed
+    needed = int(share * sum(item.bytes[RAM] for item in idle))
+    chosen = least_loss(idle, {RAM: needed})
+    assert sum(item.bytes[RAM] for item in chosen) >= needed
     least = min(
         sum(item.loss for item in some)
         for count in range(len(idle) + 1)
         for some in combinations(idle, count)
-        if sum(item.bytes for item in some) >= needed
+        if sum(item.bytes[RAM] for item in some) >= needed
     )
     assert sum(item.loss for item in chosen) == pytest.approx(least)
 
@@ -81,17 +82,17 @@ def test_the_choice_is_the_cheapest_that_suffices(
 def test_of_many_none_goes_for_nothing(sizes: list[tuple[int, float]]) -> None:
     """With more models than can be tried in all ways, enough goes, and none could have stayed."""
     idle = candidates(sizes)
-    needed = sum(item.bytes for item in idle) // 2
-    chosen = least_loss(idle, needed)
-    freed = sum(item.bytes for item in chosen)
+    needed = sum(item.bytes[RAM] for item in idle) // 2
+    chosen = least_loss(idle, {RAM: needed})
+    freed = sum(item.bytes[RAM] for item in chosen)
     assert freed >= needed
-    assert all(freed - item.bytes < needed for item in chosen)
+    assert all(freed - item.bytes[RAM] < needed for item in chosen)
 
 
 def test_more_than_there_is_cannot_be_freed() -> None:
     """Asking for more bytes than all idle models hold is an error."""
     with pytest.raises(ValueError, match="cannot be freed"):
-        least_loss(candidates([(10, 1.0)]), 11)
+        least_loss(candidates([(10, 1.0)]), {RAM: 11})
 
 
 def test_the_pool_keeps_what_its_history_says_comes_next() -> None:
@@ -100,8 +101,8 @@ def test_the_pool_keeps_what_its_history_says_comes_next() -> None:
     def evicted(past: str) -> list[str]:
         runtime = FakeRuntime()
         pool = ModelPool(
-            budget=lambda: 200,
-            estimate=lambda model, options: 100,
+            budget=lambda: {RAM: 200},
+            estimate=lambda model, options: {RAM: 100},
             past=lambda: keys(past),
         )
         for name in "abc":
@@ -120,8 +121,8 @@ def test_the_past_is_asked_for_once_and_not_before_a_load() -> None:
     """Making a pool reads no history, and later loads do not read it again."""
     asked: list[int] = []
     pool = ModelPool(
-        budget=lambda: 100,
-        estimate=lambda model, options: 100,
+        budget=lambda: {RAM: 100},
+        estimate=lambda model, options: {RAM: 100},
         past=lambda: asked.append(1) or (),
     )
     assert asked == []

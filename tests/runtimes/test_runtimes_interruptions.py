@@ -34,7 +34,7 @@ def budget():  # the pool asks for it while it holds its lock
     if threading.current_thread().name == "other":
         inside.set()
         go.wait()
-    return 10**6
+    return {"RAM": 10**6}
 class Runtime(FakeRuntime):
     def load(self, model, options=None):
         loaded = super().load(model, options)
@@ -47,7 +47,7 @@ class Runtime(FakeRuntime):
         return loaded
 def made(name):
     return ModelMetadata(name, ModelType.GGUF, Path(name), 100, fingerprint=name)
-pool, runtime = ModelPool(budget=budget, estimate=lambda model, options: 100), Runtime()
+pool, runtime = ModelPool(budget=budget, estimate=lambda model, options: {"RAM": 100}), Runtime()
 def use_b():
     with pool.acquire(runtime, made("b")):
         pass

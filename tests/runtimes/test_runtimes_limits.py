@@ -13,6 +13,7 @@ import pytest
 from ravenxterm_lab.exceptions import FailureKind, RequirementError, RuntimeFailureError
 from ravenxterm_lab.metadata import ModelMetadata, ModelType
 from ravenxterm_lab.runtimes import LoadedModel, LoadOptions, ModelPool, RunResult
+from ravenxterm_lab.runtimes.budgets import RAM
 from ravenxterm_lab.runtimes.failures import describe_exit
 from ravenxterm_lab.runtimes.fake import FakeRuntime
 from ravenxterm_lab.runtimes.llama_cpp import LlamaCppRuntime
@@ -110,9 +111,11 @@ class Noting(FakeRuntime):
         return super().load(model, options)
 
 
-def test_the_pool_limits_a_load_to_what_the_budget_leaves() -> None:
-    """What others hold is not to be had, and what was evicted for it is."""
-    pool = ModelPool(budget=lambda: 300, estimate=lambda model, options: model.size_bytes)
+def test_the_pool_limits_a_load_to_its_share_of_what_the_budget_leaves() -> None:
+    """What others hold is not to be had, what was evicted is, and the rest is for all in use."""
+    pool = ModelPool(
+        budget=lambda: {RAM: 300}, estimate=lambda model, options: {RAM: model.size_bytes}
+    )
     runtime = Noting()
     model = ModelMetadata("a", ModelType.GGUF, Path("a"), 100, fingerprint="a")
     with pool.acquire(runtime, model):
@@ -120,7 +123,8 @@ def test_the_pool_limits_a_load_to_what_the_budget_leaves() -> None:
             other = replace(model, name=name, size_bytes=size, fingerprint=name)
             with pool.acquire(runtime, other):
                 pass
-    assert runtime.limits == [300, 200, 200]
+    # Alone all of it; then 300 - 100 - 120 = 80 for two, and 300 - 100 - 150 = 50 for two.
+    assert runtime.limits == [300, 120 + 40, 150 + 25]
     assert runtime.unloads == ["b"]
     pool.close()
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ravenxterm_lab.exceptions import FailureKind, RequirementError, RuntimeFailureError
 from ravenxterm_lab.metadata import ModelMetadata, ModelType
 from ravenxterm_lab.runtimes import LoadedModel, LoadOptions, LoadReport, ModelPool, Runtime
+from ravenxterm_lab.runtimes.budgets import RAM
 from ravenxterm_lab.runtimes.fake import FakeRuntime
 from ravenxterm_lab.runtimes.llama_cpp import LlamaCppRuntime
 from ravenxterm_lab.runtimes.onnx import OnnxRuntime
@@ -43,8 +44,8 @@ def made(name: str, size: int = 100) -> ModelMetadata:
 
 def pool_of(budget: int, **arguments: Any) -> ModelPool:
     return ModelPool(
-        budget=lambda: budget,
-        estimate=lambda model, options: model.size_bytes,
+        budget=lambda: {RAM: budget},
+        estimate=lambda model, options: {RAM: model.size_bytes},
         clock=Clock(),
         **arguments,
     )
@@ -150,7 +151,7 @@ def test_what_cannot_fit_fails_at_once_and_costs_nothing() -> None:
 
 def test_an_unknown_prediction_counts_the_file() -> None:
     """Where the estimator cannot say, the size on disk is the least that must fit."""
-    pool = ModelPool(budget=lambda: 150, estimate=lambda model, options: None)
+    pool = ModelPool(budget=lambda: {RAM: 150}, estimate=lambda model, options: None)
     runtime = FakeRuntime()
     touch(pool, runtime, made("a", 100))
     with pytest.raises(RuntimeFailureError):
@@ -161,7 +162,9 @@ def test_an_unknown_prediction_counts_the_file() -> None:
 def test_a_lower_budget_is_felt_at_the_next_load() -> None:
     """The budget is asked for at each load."""
     budget = [300]
-    pool = ModelPool(budget=lambda: budget[0], estimate=lambda m, o: m.size_bytes, clock=Clock())
+    pool = ModelPool(
+        budget=lambda: {RAM: budget[0]}, estimate=lambda m, o: {RAM: m.size_bytes}, clock=Clock()
+    )
     runtime = FakeRuntime()
     for name in ("a", "b", "c"):
         touch(pool, runtime, made(name))
@@ -244,7 +247,9 @@ def test_keep_alive_unloads_by_itself() -> None:
     """An idle model goes without anybody asking, and the timer's thread ends with it."""
     runtime = FakeRuntime()
     pool = ModelPool(
-        budget=lambda: 1000, estimate=lambda m, o: m.size_bytes, keep_alive=lambda: 0.05
+        budget=lambda: {RAM: 1000},
+        estimate=lambda m, o: {RAM: m.size_bytes},
+        keep_alive=lambda: 0.05,
     )
     assert pool._timer is None
     with pool.acquire(runtime, made("a")):
@@ -354,7 +359,9 @@ def test_real_workers_make_room_for_each_other(
 ) -> None:
     """With real processes, the evicted one's process is gone before the next answers."""
     mib = 1024 * 1024
-    pool = ModelPool(budget=lambda: 260 * mib, estimate=lambda model, options: 150 * mib)
+    pool = ModelPool(
+        budget=lambda: {RAM: 260 * mib}, estimate=lambda model, options: {RAM: 150 * mib}
+    )
     options = LoadOptions(context_length=256, threads=1)
     with pool.acquire(LlamaCppRuntime(), smollm2, options) as (loaded, cold):
         assert cold
