@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KV",
     "NO_MATTER",
+    "OUTCOME_HALF_LIFE_DAYS",
     "SPEED_HALF_LIFE_DAYS",
     "CellEvidence",
     "Engine",
@@ -27,6 +28,9 @@ __all__ = [
 
 #: Days after which a speed measurement counts half; machines and drivers change.
 SPEED_HALF_LIFE_DAYS = 14.0
+#: Days after which a success or a failure counts half: what was broken for a while is mended, and
+#: nobody would run it again to say so.
+OUTCOME_HALF_LIFE_DAYS = 2.0
 
 #: Neither how much context there is room for nor the seed changes how fast a token is.
 NO_MATTER = r"(^| )(ctx|seed)=[^ ]*"
@@ -124,13 +128,16 @@ class Qualities(NamedTuple):
 class CellEvidence:
     """Statistics of one model on one task.
 
-    ``*_n`` are (weighted) counts, ``*_mean`` means; speed is ln tokens/s, work is ln output
-    tokens (or items), seconds and bytes as everywhere.
+    ``recent_*`` are runs and successes, a half-life of two days counted in; ``*_n`` are
+    (weighted) counts, ``*_mean`` means; speed is ln tokens/s, work is ln output tokens (or items),
+    seconds and bytes as everywhere.
     """
 
     runs: int = 0
     succeeded: int = 0
     failed: int = 0
+    recent_runs: float | None = None
+    recent_succeeded: float | None = None
     quality_n: float = 0.0
     quality_mean: float | None = None
     speed_n: float = 0.0
@@ -138,6 +145,13 @@ class CellEvidence:
     work_n: float = 0.0
     work_mean: float | None = None
     first_token_mean: float | None = None
+
+    @property
+    def outcomes(self) -> tuple[float, float]:
+        """Successes and runs, weighed by their age where that is known."""
+        if self.recent_runs is None or self.recent_succeeded is None:
+            return float(self.succeeded), float(self.runs)
+        return self.recent_succeeded, self.recent_runs
 
     def statistic(self, metric: str) -> tuple[float, float | None]:
         """Return count and mean of ``"quality"``, ``"speed"`` or ``"work"``."""
@@ -206,9 +220,10 @@ class Evidence:
         from ravenxterm_lab.selection.reading import read_whole
 
         moment = datetime.fromisoformat(now)
-        whole = read_whole(
-            store, hardware=hardware, now=moment, half_life_days=SPEED_HALF_LIFE_DAYS
-        )
+        with store.snapshot() as reader:
+            whole = read_whole(
+                reader, hardware=hardware, now=moment, half_life_days=SPEED_HALF_LIFE_DAYS
+            )
         return Ledger(whole, moment).evidence(moment)
 
     def under(self, engines: Mapping[str, Engine]) -> Evidence:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ravenxterm_lab.selection.change import QUALITY_TEST, SPEED_TEST, Change
 from ravenxterm_lab.selection.evidence import (
+    OUTCOME_HALF_LIFE_DAYS,
     SPEED_HALF_LIFE_DAYS,
     CellEvidence,
     Evidence,
@@ -75,6 +76,8 @@ class _Counts:
     everywhere: int = 0
     runs: int = 0
     succeeded: int = 0
+    recent_runs: float = 0.0
+    recent_succeeded: float = 0.0
     work_n: int = 0
     work: float = 0.0
     series: list[_Series] = field(default_factory=list)
@@ -100,6 +103,8 @@ class Ledger:
             counts.everywhere += sums.everywhere
             counts.runs += sums.runs
             counts.succeeded += sums.succeeded
+            counts.recent_runs += sums.recent_runs
+            counts.recent_succeeded += sums.recent_succeeded
             counts.work_n += sums.work_n
             counts.work += sums.work_sum
             fast = self._of(_speed(sums))
@@ -142,6 +147,10 @@ class Ledger:
         counts.everywhere += 1
         counts.runs += run.here
         counts.succeeded += run.here and run.success
+        if run.here:
+            recent = self._weight(run.mark.at, OUTCOME_HALF_LIFE_DAYS)
+            counts.recent_runs += recent
+            counts.recent_succeeded += recent * run.success
         if run.success and run.work is not None and run.work > 0:
             counts.work_n += 1
             counts.work += math.log(run.work)
@@ -178,6 +187,7 @@ class Ledger:
         """
         age = (now - self._begin).total_seconds()
         fade = 0.5 ** (age / (SPEED_HALF_LIFE_DAYS * 24 * _HOUR))
+        recent = 0.5 ** (age / (OUTCOME_HALF_LIFE_DAYS * 24 * _HOUR))
         cells, parts = {}, {}
         for place, counts in self._counts.items():
             if not counts.everywhere:
@@ -200,6 +210,8 @@ class Ledger:
                 runs=counts.runs,
                 succeeded=counts.succeeded,
                 failed=counts.runs - counts.succeeded,
+                recent_runs=counts.recent_runs * recent,
+                recent_succeeded=counts.recent_succeeded * recent,
                 work_n=float(counts.work_n),
                 work_mean=counts.work / counts.work_n if counts.work_n else None,
             ).measured(fast, good)
@@ -229,11 +241,11 @@ class Ledger:
                 found.append((self._of(_speed(run)), Value(run, value, weight, run.first_token)))
         return found
 
-    def _weight(self, at: datetime) -> float:
-        """Return what a speed counts: as in the sums, by the middle of its hour."""
+    def _weight(self, at: datetime, half_life_days: float = SPEED_HALF_LIFE_DAYS) -> float:
+        """Return what a speed or an outcome counts: as in the sums, by the middle of its hour."""
         hour = at.replace(minute=0, second=0, microsecond=0)
         age = max((self._begin - hour).total_seconds() - _HOUR / 2, -_HOUR / 2)
-        weight: float = 0.5 ** (age / (SPEED_HALF_LIFE_DAYS * 24 * _HOUR))
+        weight: float = 0.5 ** (age / (half_life_days * 24 * _HOUR))
         return weight
 
 

@@ -1,9 +1,9 @@
-"""Reading what the store knows for selection: everything by one query, later what is new since.
+"""Reading what the store knows for selection: sums over everything, and the latest runs.
 
-The first query adds up the hourly sums, since a history of 10 million executions is some hundred
-thousand rows of these; of the hour in which a change was noticed it counts the executions
-themselves. An hour counts as a whole, with the age of its middle, so that a weight is off by at
-most half an hour's decay: 0.11 %.
+The query adds up the hourly sums, since a history of 10 million executions is some hundred
+thousand rows of these; of the hour in which a change began it counts the executions themselves.
+An hour counts as a whole, with the age of its middle, so that a weight is off by at most half an
+hour's decay: 0.11 %.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ravenxterm_lab.selection.evidence import KV, NO_MATTER
+from ravenxterm_lab.selection.evidence import KV, NO_MATTER, OUTCOME_HALF_LIFE_DAYS
 from ravenxterm_lab.store.schema import INTERRUPTED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import pyarrow as pa
 
     from ravenxterm_lab.store import Store
+    from ravenxterm_lab.store.reading import Reader
 
 __all__ = [
     "MOST_RUNS",
@@ -48,9 +47,17 @@ _RUN_COLUMNS = """
         coalesce(e.extra->>'failure', '') = 'interrupted' AS interrupted,
         e.success, e.throughput, coalesce(e.tokens_out, e.latency * e.throughput) AS work,
         e.time_to_first_token, e.quality"""
-_CHANGE_COLUMNS = """
-        ts, session, seq, metric, coalesce(fingerprint, model) AS model_key, task, runtime,
-        device, settings, since, first_execution, noticed, noticed_execution"""
+_CHANGES_SQL = """
+SELECT
+    metric, coalesce(fingerprint, model), task, runtime, device, settings,
+    since, first_execution, noticed, noticed_execution
+FROM changes
+WHERE metric = 'quality' OR hardware = $hardware
+ORDER BY since
+"""
+_HOURS_SQL = """
+SELECT hour, sum(runs)::BIGINT FROM execution_hours GROUP BY hour ORDER BY hour DESC LIMIT $most
+"""
 _TOTALS = """
         (SELECT coalesce(sum(runs), 0)::BIGINT FROM execution_hours) AS total_runs,
         (SELECT count(*) FROM feedback) AS total_feedback,
@@ -89,12 +96,14 @@ WITH found AS (
         coalesce(hardware, $hardware) = $hardware AS here,
         pow(2, -greatest(date_diff('second', hour, CAST($now AS TIMESTAMP)) - 1800, -1800)
                / ($half_life * 86400.0)) AS weight,
+        pow(2, -greatest(date_diff('second', hour, CAST($now AS TIMESTAMP)) - 1800, -1800)
+               / ({OUTCOME_HALF_LIFE_DAYS} * 86400.0)) AS recent,
         *
     FROM execution_hours
     WHERE task IS NOT NULL
 ), parts AS (
     SELECT
-        h.model_key, h.task, h.runtime, h.device, h.settings, h.here, h.weight,
+        h.model_key, h.task, h.runtime, h.device, h.settings, h.here, h.weight, h.recent,
         h.runs - h.interrupted AS runs, h.succeeded, h.ln_work_count, h.ln_work_sum,
         CASE WHEN s.since IS NULL OR h.hour > s.since THEN h.ln_throughput_count END AS speed_n,
         CASE WHEN s.since IS NULL OR h.hour > s.since THEN h.ln_throughput_sum END AS speed,
@@ -134,7 +143,7 @@ WITH found AS (
         AND (b.metric = 'quality' OR coalesce(e.hardware, $hardware) = $hardware
             AND b.runtime IS NOT DISTINCT FROM e.runtime
             AND b.device IS NOT DISTINCT FROM e.device)
-    WHERE coalesce(e.extra->>'failure', '') <> 'interrupted'
+    WHERE ({{hours}}) AND coalesce(e.extra->>'failure', '') <> 'interrupted'
     UNION ALL BY NAME
     SELECT
         coalesce(j.fingerprint, j.model) AS model_key, j.task, j.settings,
@@ -150,6 +159,8 @@ WITH found AS (
         sum(runs)::BIGINT AS everywhere,
         sum(runs) FILTER (here)::BIGINT AS runs,
         sum(succeeded) FILTER (here)::BIGINT AS succeeded,
+        sum(recent * runs) FILTER (here) AS recent_runs,
+        sum(recent * succeeded) FILTER (here) AS recent_succeeded,
         sum(quality_n)::BIGINT AS quality_n, sum(quality) AS quality_sum,
         sum(speed_n) FILTER (here)::BIGINT AS speed_n, sum(speed) FILTER (here) AS speed_sum,
         sum(weight * speed_n) FILTER (here) AS weighted_n,
@@ -161,6 +172,7 @@ WITH found AS (
 ), runs AS (
     SELECT 'run' AS kind, {_RUN_COLUMNS}
     FROM executions e
+    WHERE e.ts >= {{latest}}
     ORDER BY e.ts DESC, e.session DESC, e.seq DESC
     LIMIT $most
 )
@@ -168,9 +180,6 @@ FROM sums
 UNION ALL BY NAME
 SELECT r.* REPLACE (coalesce(j.judged, r.quality) AS quality)
 FROM runs r LEFT JOIN judged j ON j.session = r.session AND j.seq = r.seq
-UNION ALL BY NAME
-SELECT 'change' AS kind, {_CHANGE_COLUMNS} FROM changes
-WHERE metric = 'quality' OR hardware = $hardware
 UNION ALL BY NAME
 SELECT 'totals' AS kind, {_TOTALS}
 """  # noqa: S608 - our own names
@@ -262,7 +271,7 @@ class Sums(NamedTuple):
     """Sums over the executions of one model on one task with one set of settings.
 
     ``everywhere`` counts the runs of all machines; runs, speed and first token those of this
-    one. ``weighted_*`` are the speeds weighed by their age.
+    one. ``weighted_*`` are the speeds, and ``recent_*`` the outcomes, weighed by their age.
     """
 
     key: str
@@ -273,6 +282,8 @@ class Sums(NamedTuple):
     everywhere: int
     runs: int
     succeeded: int
+    recent_runs: float
+    recent_succeeded: float
     quality_n: int
     quality_sum: float
     speed_n: int
@@ -316,13 +327,13 @@ class Whole:
     totals: Totals = field(default_factory=Totals)
 
 
-def read_whole(store: Store, *, hardware: str, now: datetime, half_life_days: float) -> Whole:
+def read_whole(reader: Reader, *, hardware: str, now: datetime, half_life_days: float) -> Whole:
     """Read everything.
 
     Parameters
     ----------
-    store : Store
-        Where executions, feedback and changes are.
+    reader : Reader
+        Of the store where executions, feedback and changes are.
     hardware : str
         Fingerprint of this machine; rows of unknown hardware count as measured here.
     now : datetime
@@ -335,27 +346,46 @@ def read_whole(store: Store, *, hardware: str, now: datetime, half_life_days: fl
     StoreError
         If the store cannot be read.
     """
-    rows = _rows(
-        store.rows(
-            f"SELECT {_ALL} FROM ({_WHOLE_SQL})",  # noqa: S608 - our own names
-            {
-                "hardware": hardware,
-                "now": str(now),
-                "half_life": half_life_days,
-                "most": MOST_RUNS,
-            },
-        )
+    changes = [_noticed(*row) for row in reader.rows(_CHANGES_SQL, {"hardware": hardware})]
+    sql = _WHOLE_SQL.format(hours=_hours_of(changes), latest=_latest(reader))
+    found = reader.rows(
+        f"SELECT {_ALL} FROM ({sql})",  # noqa: S608 - our own names
+        {
+            "hardware": hardware,
+            "now": str(now),
+            "half_life": half_life_days,
+            "most": MOST_RUNS,
+        },
     )
-    runs = [row for row in rows if row["kind"] == "run"]
+    rows = [dict(zip(_COLUMNS, row, strict=True)) for row in found]
+    runs = [_run(row) for row in rows if row["kind"] == "run"]
     totals = next(row for row in rows if row["kind"] == "totals")
     return Whole(
         sums=[_sums(row) for row in rows if row["kind"] == "sums"],
-        runs=sorted((_run(row) for row in runs), key=lambda run: run.mark),
-        noticed=sorted(
-            (_noticed(row) for row in rows if row["kind"] == "change"), key=lambda one: one.first
-        ),
-        totals=_totals(totals),
+        runs=sorted(runs, key=lambda run: run.mark),
+        noticed=changes,
+        totals=Totals(*(totals[name] for name in _TOTAL_NAMES)),
     )
+
+
+def _hours_of(changes: list[Noticed]) -> str:
+    """Return the condition for the hours of the latest changes, by which row groups are passed."""
+    latest = {one[:6]: one.first.at.replace(minute=0, second=0, microsecond=0) for one in changes}
+    ranges = [
+        f"e.ts >= TIMESTAMP '{hour}' AND e.ts < TIMESTAMP '{hour + timedelta(hours=1)}'"
+        for hour in sorted(set(latest.values()))
+    ]
+    return " OR ".join(ranges) or "false"
+
+
+def _latest(reader: Reader) -> str:
+    """Return from when on the latest executions were recorded: to sort all takes long."""
+    found, since = 0, datetime.min  # noqa: DTZ901 - as above
+    for hour, runs in reader.rows(_HOURS_SQL, {"most": MOST_RUNS}):
+        found, since = found + runs, hour
+        if found >= MOST_RUNS:
+            break
+    return f"TIMESTAMP '{since}'"
 
 
 def read_totals(store: Store) -> Totals:
@@ -405,19 +435,8 @@ _RUN_NAMES = (
     "quality",
 )  # fmt: skip
 _TOTAL_NAMES = ("total_runs", "total_feedback", "total_changes")
-_COLUMNS = tuple(
-    dict.fromkeys(
-        (
-            "kind", *_RUN_NAMES, *_SUM_COLUMNS, *_TOTAL_NAMES, "metric", "since",
-            "first_execution", "noticed", "noticed_execution",
-        )
-    )
-)  # fmt: skip
+_COLUMNS = tuple(dict.fromkeys(("kind", *_RUN_NAMES, *_SUM_COLUMNS, *_TOTAL_NAMES)))
 _ALL = ", ".join(_COLUMNS)
-
-
-def _rows(rows: Iterable[tuple[Any, ...]]) -> list[dict[str, Any]]:
-    return [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
 
 
 def _run(row: dict[str, Any]) -> Run:
@@ -436,16 +455,20 @@ def _sums(row: dict[str, Any]) -> Sums:
     )
 
 
-def _totals(row: dict[str, Any]) -> Totals:
-    return Totals(row["total_runs"], row["total_feedback"], row["total_changes"])
-
-
-def _noticed(row: dict[str, Any]) -> Noticed:
-    return Noticed(
-        row["metric"], row["model_key"], row["task"], row["runtime"], row["device"],
-        row["settings"], _mark(row["since"], row["first_execution"]),
-        _mark(row["noticed"], row["noticed_execution"]),
-    )  # fmt: skip
+def _noticed(
+    metric: str,
+    key: str,
+    task: str,
+    runtime: str | None,
+    device: str | None,
+    settings: str | None,
+    since: int,
+    first: str,
+    noticed: int,
+    last: str,
+) -> Noticed:
+    bounds = _mark(since, first), _mark(noticed, last)
+    return Noticed(metric, key, task, runtime, device, settings, *bounds)
 
 
 def _mark(microseconds: int, execution: str) -> Mark:
