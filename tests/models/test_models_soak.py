@@ -1,7 +1,8 @@
 """A day in a minute: hundreds of loads, runs and evictions of real models in a small budget.
 
 By hand: ``pytest -m slow tests/models/test_models_soak.py -s`` (about five minutes);
-``RAVENXTERM_SOAK_STEPS`` makes it shorter. The figures are printed.
+``RAVENXTERM_SOAK_STEPS`` makes it shorter or longer. The figures are printed, with the growth
+after each cleanup, which shows whether it goes on for ever.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ def test_a_day_of_runs_stays_in_its_budget(
     watch = Watch()
     watch.start()
     colds = freed = failed = 0
+    growth: list[str] = []
     seen: set[str] = set()
     names = sorted(asks)
     for step in range(STEPS):
@@ -106,6 +108,8 @@ def test_a_day_of_runs_stays_in_its_budget(
         if step % 50 == 49:
             freed += manager.cleanup_resources()
             assert manager.get_resource_usage().loaded == ()
+            manager.store.rest()
+            growth.append(f"{(watch.me.memory_info().rss - watch.before) / MIB:+.1f}")
     manager.cleanup_resources()
     watch.over.set()
     watch.join(30)
@@ -119,6 +123,7 @@ def test_a_day_of_runs_stays_in_its_budget(
         f"({watch.tree / BUDGET:.1%})\n"
         f"this process before {watch.before / MIB:.1f} MiB, after the last cleanup "
         f"{after / MIB:.1f} MiB; {freed / MIB:.0f} MiB came back from {STEPS // 50} cleanups\n"
+        f"after each of them, every 50 steps (MiB): {' '.join(growth)}\n"
         f"{recorded} executions recorded"
     )
     manager.pool.close()
