@@ -1,25 +1,29 @@
-"""Reading the history of the estimator from the store: one query, kept while nothing changes."""
+"""Reading the history of the estimator: one query, and then what any process records since."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
-from dataclasses import dataclass, replace
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ravenxterm_lab.estimation.conformal import DEFAULT_LEVEL
 from ravenxterm_lab.estimation.history import History, Outcome, Truth
 from ravenxterm_lab.estimation.learning import Subject
 from ravenxterm_lab.exceptions import StoreError
+from ravenxterm_lab.store.schema import INTERRUPTED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from datetime import datetime
+    from collections.abc import Callable, Iterable, Mapping
+
+    import pyarrow as pa
 
     from ravenxterm_lab.store import Store
-    from ravenxterm_lab.store.reading import Mark, Reader
+    from ravenxterm_lab.store.following import Follower
+    from ravenxterm_lab.store.reading import Mark
 
 __all__ = ["LEARNED_FROM", "HistoryReader", "basis_of"]
 
@@ -33,6 +37,8 @@ FRESH_SECONDS = 1.0
 #: Seconds after which all outcomes are read again, and not only those that came since: their
 #: ages move on, and to read 2,000 of them before each run would take longer than to choose.
 WHOLE_SECONDS = 3600.0
+#: How often totals are compared before everything is read again.
+_MOST_LOOKS = 3
 # Clocks of processes differ: as far back is read for what came since.
 _OVERLAP = timedelta(seconds=10)
 
@@ -41,36 +47,22 @@ _OVERLAP = timedelta(seconds=10)
 _HISTORY_SQL = """
 WITH runs AS (
     SELECT
-        coalesce(fingerprint, model) AS model_key, runtime AS engine, device, settings,
-        max(peak_memory_succeeded) AS peak, sum(succeeded) AS n
+        'runs' AS kind, coalesce(fingerprint, model) AS model_key, runtime AS engine, device,
+        settings, max(peak_memory_succeeded) AS peak, sum(succeeded)::BIGINT AS n
     FROM execution_hours
     WHERE runtime IS NOT NULL AND coalesce(hardware, $hardware) = $hardware
     GROUP BY ALL
 ), loaded AS (
     SELECT
-        coalesce(fingerprint, model) AS model_key, runtime AS engine, device, settings,
-        max(memory_bytes) AS peak, count(*) AS n
+        'loads' AS kind, coalesce(fingerprint, model) AS model_key, runtime AS engine, device,
+        settings, max(memory_bytes) AS peak, count(*) AS n
     FROM loads
     WHERE success AND runtime IS NOT NULL AND coalesce(hardware, $hardware) = $hardware
     GROUP BY ALL
-), truths AS (
-    SELECT
-        coalesce(r.model_key, l.model_key) AS model_key,
-        coalesce(r.engine, l.engine) AS engine,
-        coalesce(r.device, l.device, 'cpu') AS device,
-        coalesce(r.settings, l.settings, '') AS settings,
-        -- A run touches pages that the load did not: its peak comes first.
-        coalesce(nullif(r.peak, 0), l.peak) AS peak,
-        coalesce(nullif(r.n, 0), l.n)::BIGINT AS n
-    FROM runs r FULL JOIN loaded l
-        ON r.model_key = l.model_key AND r.engine = l.engine
-        AND r.device IS NOT DISTINCT FROM l.device AND r.settings IS NOT DISTINCT FROM l.settings
-    WHERE coalesce(nullif(r.peak, 0), l.peak) > 0
 ), outcomes AS (
     SELECT
-        quantity, tier, engine, device, predicted, actual, low, high, level, spread,
-        hardware IS NOT DISTINCT FROM $hardware AS here, basis::VARCHAR AS basis,
-        date_diff('second', ts, CAST($now AS TIMESTAMP)) / 86400.0 AS age,
+        'outcomes' AS kind, quantity, tier, engine, device, predicted, actual, low, high, level,
+        spread, hardware IS NOT DISTINCT FROM $hardware AS here, basis::VARCHAR AS basis,
         ts, session, seq
     FROM predictions
     WHERE actual IS NOT NULL AND basis IS NOT NULL AND ts >= CAST($since AS TIMESTAMP)
@@ -78,42 +70,54 @@ WITH runs AS (
     LIMIT $most
 )
 SELECT
-    model_key, engine, device, settings, peak, n, quantity, tier, predicted, actual, low, high,
-    level, spread, here, basis, age, ts, session, seq
-FROM (FROM truths UNION ALL BY NAME FROM outcomes)
+    kind, model_key, engine, device, settings, peak, n, quantity, tier, predicted, actual, low,
+    high, level, spread, here, basis, ts, session, seq
+FROM (FROM runs UNION ALL BY NAME FROM loaded UNION ALL BY NAME FROM outcomes)
 ORDER BY ts NULLS FIRST, session, seq
 """
 _COLUMNS = (
-    "model_key", "engine", "device", "settings", "peak", "n", "quantity", "tier", "predicted",
-    "actual", "low", "high", "level", "spread", "here", "basis", "age", "ts", "session", "seq",
+    "kind", "model_key", "engine", "device", "settings", "peak", "n", "quantity", "tier",
+    "predicted", "actual", "low", "high", "level", "spread", "here", "basis", "ts", "session",
+    "seq",
 )  # fmt: skip
 
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    history: History
-    mark: Mark
-    #: When it was last known to be all that there is, by the clock of the reader, and how often
-    #: this process had said by then that it recorded something.
-    at: float
-    changes: int
+#: Model, engine, device and settings, as they were recorded.
+_Place = tuple[str, str | None, str | None, str | None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Known:
-    history: History
+    """What was read of the store, and where what follows begins."""
+
+    follower: Follower
+    mark: Mark
     #: When all of it was read, by the clock of the reader.
     read_at: float
-    latest: datetime | None
-    # The rows that the next reading will see again, by session and number.
-    overlap: dict[tuple[object, object], datetime]
+    history: History
+    #: Largest peak (bytes) and number of the successful runs, and of the loads.
+    runs: dict[_Place, tuple[int, int]]
+    loads: dict[_Place, tuple[int, int]]
+    latest: datetime | None = None
+    # The outcomes that another reading would see again, by session and number.
+    overlap: dict[tuple[object, object], datetime] = field(default_factory=dict)
+
+
+class _Answer(NamedTuple):
+    """A history that was all that there is at a moment, by the clock of the reader.
+
+    Number ``changed`` of what this process said that it recorded is in it, and no later one.
+    """
+
+    at: float
+    changed: int
+    history: History
 
 
 class HistoryReader:
     """Reads histories from a store, and keeps each until something is recorded.
 
-    What is recorded is added to the history that was read before; all of it is read again after
-    `WHOLE_SECONDS`.
+    What any process recorded since is read from the spool and added to the history that was
+    there before; all of it is read again after `WHOLE_SECONDS`. Any thread may ask.
 
     Parameters
     ----------
@@ -140,15 +144,14 @@ class HistoryReader:
         self._on_error = on_error
         self._clock = clock
         self._lock = threading.Lock()
-        self._kept: dict[str, _Kept] = {}
+        self._answers: dict[str, _Answer] = {}
         self._known: dict[str, _Known] = {}
-        #: How often this process said that it recorded something.
-        self.changes = 0
+        self._changes = itertools.count(1)
+        self._changed = 0
 
     def forget(self) -> None:
         """Look into the store the next time: this process recorded something."""
-        with self._lock:
-            self.changes += 1
+        self._changed = next(self._changes)
 
     def read(self, hardware: str) -> History:
         """Return the history as a machine sees it.
@@ -158,80 +161,109 @@ class HistoryReader:
         hardware : str
             Fingerprint of the machine; what was measured on others serves for calibration only.
         """
-        at, changes = self._clock(), self.changes
-        kept = self._kept.get(hardware)
-        if kept is not None and kept.changes == changes and at - kept.at < FRESH_SECONDS:
-            return kept.history
-        try:
-            known = None if self._outdated(hardware) else kept
-            if known is not None and self._store.mark(LEARNED_FROM) == known.mark:
-                self._kept[hardware] = replace(known, at=at, changes=changes)
-                return known.history
-            with self._store.snapshot() as reader:
-                return self.read_from(reader, hardware, changes)
-        except StoreError as error:
-            if self._on_error is not None:
-                self._on_error(error)
-            self._kept[hardware] = _Kept(History(), (), at, changes)
-            return self._kept[hardware].history
-
-    def read_from(self, reader: Reader, hardware: str, changes: int) -> History:
-        """Return the history as `read` does, from a store that is open already.
-
-        Parameters
-        ----------
-        reader : Reader
-            Of the store.
-        hardware : str
-            Fingerprint of the machine.
-        changes : int
-            What `changes` was before the store was opened.
-
-        Raises
-        ------
-        StoreError
-            If the store cannot be read.
-        """
-        at, mark = self._clock(), reader.mark(LEARNED_FROM)
-        kept = self._kept.get(hardware)
-        if kept is None or kept.mark != mark or self._outdated(hardware):
-            kept = _Kept(self._query(reader, hardware), mark, at, changes)
-        self._kept[hardware] = replace(kept, at=at, changes=changes)
-        return kept.history
-
-    def _outdated(self, hardware: str) -> bool:
-        known = self._known.get(hardware)
-        return known is None or self._clock() - known.read_at >= WHOLE_SECONDS
-
-    def _query(self, reader: Reader, hardware: str) -> History:
-        at = self._clock()
+        at, changed = self._clock(), self._changed
+        last = self._answers.get(hardware)
+        if last is not None and last.changed == changed and at - last.at < FRESH_SECONDS:
+            return last.history
         with self._lock:
-            known = self._known.get(hardware)
-        if known is None or self._outdated(hardware):
-            known = _Known(History(), at, None, {})
-        since = "-infinity" if known.latest is None else str(known.latest - _OVERLAP)
-        rows = reader.rows(
-            _HISTORY_SQL,
-            {"hardware": hardware, "now": self._now(), "most": MOST_OUTCOMES, "since": since},
-        )
-        truths: dict[tuple[str, str, str, str], Truth] = {}
-        outcomes: list[Outcome] = []
-        seen = dict(known.overlap)
-        for row in rows:
-            values = dict(zip(_COLUMNS, row, strict=True))
-            if values["quantity"] is None:
-                key = (values["model_key"], values["engine"], values["device"], values["settings"])
-                truths[key] = Truth(values["peak"], values["n"])
-            elif (place := (values["session"], values["seq"])) not in seen:
-                seen[place] = values["ts"]
-                outcomes.append(_outcome(values))
-        latest = max(seen.values(), default=None)
-        if latest is not None:
-            seen = {place: ts for place, ts in seen.items() if ts >= latest - _OVERLAP}
-        history = known.history.extended(outcomes, truths)
-        with self._lock:
-            self._known[hardware] = _Known(history, known.read_at, latest, seen)
+            try:
+                history = self._current(hardware, at)
+            except StoreError as error:
+                if self._on_error is not None:
+                    self._on_error(error)
+                history = History()
+            self._answers[hardware] = _Answer(at, changed, history)
         return history
+
+    def _current(self, hardware: str, at: float) -> History:
+        # Gone for good if this is broken off: half of what came may have been added.
+        known = self._known.pop(hardware, None)
+        if known is None or at - known.read_at >= WHOLE_SECONDS:
+            known = self._read(hardware, None)
+        elif not self._follow(hardware, known):
+            known = self._read(hardware, known)
+        self._known[hardware] = known
+        return known.history
+
+    def _follow(self, hardware: str, known: _Known) -> bool:
+        """Add what came since; say whether it is certainly all."""
+        tables, sure = known.follower.news()
+        self._add(hardware, known, tables)
+        if sure:
+            return True
+        # An ingest moves rows that were seen before; the totals tell whether it did no more. They
+        # do not where a row came between the two questions: both are asked again.
+        for _ in range(_MOST_LOOKS):
+            if self._store.mark(LEARNED_FROM) == known.mark:
+                return True
+            tables, _ = known.follower.news()
+            self._add(hardware, known, tables)
+        return False
+
+    def _add(self, hardware: str, known: _Known, tables: Mapping[str, pa.Table]) -> None:
+        if not tables:
+            return
+        rows: list[dict[str, Any]] = []
+        if "executions" in tables:
+            rows += _run_rows(tables["executions"], hardware)
+        if "loads" in tables:
+            rows += _load_rows(tables["loads"], hardware)
+        if "predictions" in tables:
+            rows += _outcome_rows(tables["predictions"], hardware)
+        _take(known, rows, self._now())
+        counts = (tables[name].num_rows if name in tables else 0 for name in LEARNED_FROM)
+        *there, removed = known.mark
+        known.mark = (*(n + more for n, more in zip(there, counts, strict=True)), removed)
+
+    def _read(self, hardware: str, before: _Known | None) -> _Known:
+        """Read all of it, or what follows an earlier history."""
+        at = self._clock()
+        history = History() if before is None else before.history
+        latest = None if before is None else before.latest
+        since = "-infinity" if latest is None else str(latest - _OVERLAP)
+        follower = self._store.follow(LEARNED_FROM)
+        with self._store.snapshot() as reader:
+            follower.start_from(reader)
+            mark = reader.mark(LEARNED_FROM)
+            rows = reader.rows(
+                _HISTORY_SQL, {"hardware": hardware, "most": MOST_OUTCOMES, "since": since}
+            )
+        known = _Known(follower, mark, at, history, {}, {}, latest)
+        if before is not None:
+            known.read_at, known.overlap = before.read_at, before.overlap
+        _take(known, [dict(zip(_COLUMNS, row, strict=True)) for row in rows], self._now())
+        return known
+
+
+def _take(known: _Known, rows: Iterable[Mapping[str, Any]], now: str) -> None:
+    """Add rows to what is known; the outcomes oldest first."""
+    moment = datetime.fromisoformat(now)
+    outcomes = []
+    for row in rows:
+        if row["kind"] == "outcomes":
+            place = row["session"], row["seq"]
+            if place not in known.overlap:
+                known.overlap[place] = row["ts"]
+                outcomes.append(_outcome(row, moment))
+            continue
+        peaks = known.runs if row["kind"] == "runs" else known.loads
+        key = (row["model_key"], row["engine"], row["device"], row["settings"])
+        peak, n = peaks.get(key, (0, 0))
+        peaks[key] = max(peak, row["peak"] or 0), n + (row["n"] or 0)
+    known.latest = max(known.overlap.values(), default=None)
+    if known.latest is not None:
+        kept = known.latest - _OVERLAP
+        known.overlap = {place: ts for place, ts in known.overlap.items() if ts >= kept}
+    truths: dict[tuple[str, str, str, str], Truth] = {}
+    for model, engine, device, settings in known.runs.keys() | known.loads.keys():
+        peak, n = known.runs.get((model, engine, device, settings), (0, 0))
+        loaded, loads = known.loads.get((model, engine, device, settings), (0, 0))
+        # A run touches pages that the load did not: its peak comes first.
+        truth = Truth(peak or loaded, n or loads)
+        there = (model, engine or "", device or "cpu", settings or "")
+        if truth.peak_bytes > max(0, truths[there].peak_bytes if there in truths else 0):
+            truths[there] = truth
+    known.history = known.history.extended(outcomes, truths)
 
 
 def basis_of(subject: Subject) -> dict[str, object]:
@@ -244,7 +276,7 @@ def basis_of(subject: Subject) -> dict[str, object]:
     }
 
 
-def _outcome(values: Mapping[str, Any]) -> Outcome:
+def _outcome(values: Mapping[str, Any], now: datetime) -> Outcome:
     basis = json.loads(values["basis"])
     parts = basis.get("parts") or {}
     return Outcome(
@@ -265,5 +297,54 @@ def _outcome(values: Mapping[str, Any]) -> Outcome:
         level=values["level"] or DEFAULT_LEVEL,
         spread=values["spread"],
         here=values["here"],
-        age_days=max(values["age"], 0.0),
+        age_days=max((now - values["ts"]).total_seconds() / 86400.0, 0.0),
     )
+
+
+# What follows does in Python, for a few new rows, what `_HISTORY_SQL` does for all.
+
+
+def _run_rows(table: pa.Table, hardware: str) -> list[dict[str, Any]]:
+    found = []
+    for row in table.select([*_PLACE, "hardware", "success", "peak_memory", "extra"]).to_pylist():
+        if row["runtime"] is not None and row["hardware"] in (None, hardware):
+            extra = json.loads(row["extra"]) if row["extra"] else {}
+            good = row["success"] and extra.get("failure") != INTERRUPTED
+            peak = row["peak_memory"] if good else None
+            found.append({"kind": "runs", **_place(row), "peak": peak, "n": int(good)})
+    return found
+
+
+def _load_rows(table: pa.Table, hardware: str) -> list[dict[str, Any]]:
+    return [
+        {"kind": "loads", **_place(row), "peak": row["memory_bytes"], "n": 1}
+        for row in table.select([*_PLACE, "hardware", "success", "memory_bytes"]).to_pylist()
+        if row["success"] and row["runtime"] is not None and row["hardware"] in (None, hardware)
+    ]
+
+
+_PLACE = ("model", "fingerprint", "runtime", "device", "settings")
+
+
+def _place(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "model_key": row["model"] if row["fingerprint"] is None else row["fingerprint"],
+        "engine": row["runtime"],
+        "device": row["device"],
+        "settings": row["settings"],
+    }
+
+
+_OUTCOME = (
+    "quantity", "tier", "engine", "device", "predicted", "actual", "low", "high", "level",
+    "spread", "hardware", "basis", "ts", "session", "seq",
+)  # fmt: skip
+
+
+def _outcome_rows(table: pa.Table, hardware: str) -> list[dict[str, Any]]:
+    rows = [
+        {"kind": "outcomes", "here": row["hardware"] == hardware, **row}
+        for row in table.select(_OUTCOME).to_pylist()
+        if row["actual"] is not None and row["basis"] is not None
+    ]
+    return sorted(rows, key=lambda row: (row["ts"], row["session"], row["seq"]))

@@ -48,7 +48,7 @@ class Learning:
         self._bench = bench
         self._clock = clock
         self._lock = threading.Lock()
-        self._follower = bench.store.follow()
+        self._follower = bench.store.follow(("executions", "feedback", "changes"))
         self._ledger: Ledger | None = None
         self._read_at = 0.0
         self._totals = Totals()

@@ -10,14 +10,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.exceptions import StoreError
-from ravenxterm_lab.store.database import DATABASE
+from ravenxterm_lab.store.database import state_of
+from ravenxterm_lab.store.schema import KIND_OF
 from ravenxterm_lab.store.snapshot import list_segments
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     import pyarrow as pa
 
+    from ravenxterm_lab.store.reading import Reader
     from ravenxterm_lab.store.snapshot import Rows
 
 __all__ = ["Follower"]
@@ -30,17 +33,20 @@ class Follower:
     ----------
     directory : Path
         The store; it need not exist.
+    tables : collection of str
+        Whose rows are news.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, tables: Collection[str]) -> None:
         self._directory = directory
+        self._kinds = frozenset(KIND_OF[name] for name in tables)
         # By segment: the next event to look at, and the contexts that were read.
         self._next: dict[Path, tuple[int, dict[int, list[Any]]]] = {}
-        self._file: tuple[int, int, int] | None = None
+        self._file: tuple[int, ...] | None = None
 
     def start(self) -> None:
         """From here on: what was recorded before is no news."""
-        self._file = self._stamp()
+        self._file = state_of(self._directory)
         self._next = {}
         for segment in list_segments(self._directory / "spool"):
             try:
@@ -49,6 +55,17 @@ class Follower:
             except (OSError, StoreError):
                 # It went, or what cannot be read now is read when it can.
                 continue
+
+    def start_from(self, reader: Reader) -> None:
+        """From where a reader saw the store: what it shows is no news, and all else is.
+
+        Parameters
+        ----------
+        reader : Reader
+            Of this store, and still open.
+        """
+        self._file = state_of(self._directory)
+        self._next = {path: (seq, {}) for path, seq in reader.waiting.positions.items()}
 
     def news(self) -> tuple[dict[str, pa.Table], bool]:
         """Return what was recorded since, and whether that is certainly all.
@@ -66,24 +83,18 @@ class Follower:
 
         batches: list[Rows] = []
         known, self._next = self._next, {}
-        stamp, before = self._stamp(), self._file
+        stamp, before = state_of(self._directory), self._file
         sure, self._file = stamp == before, stamp
         for segment in list_segments(self._directory / "spool"):
             start, contexts = known.pop(segment.path, (segment.first_seq, {}))
             try:
                 with segment:
                     if segment.written(start):
-                        rows = segment.read(start, contexts=contexts)
+                        rows = segment.read(start, contexts=contexts, kinds=self._kinds)
                         start = rows.next_seq
-                        batches.append(rows)
+                        if len(rows.slots):
+                            batches.append(rows)
                 self._next[segment.path] = (start, contexts)
             except (OSError, StoreError):
                 sure = False
         return decode(batches) if batches else {}, sure and not known
-
-    def _stamp(self) -> tuple[int, int, int] | None:
-        try:
-            found = (self._directory / DATABASE).stat()
-        except FileNotFoundError:
-            return None
-        return found.st_ino, found.st_size, found.st_mtime_ns

@@ -38,12 +38,15 @@ class Waiting:
         When the oldest was recorded (ns since 1970, UTC); None without any.
     notes : tuple of str
         A sentence for each event or segment that cannot be read, as far as it is new.
+    positions : dict of Path to int
+        By segment, the sequence number that comes next.
     """
 
     tables: dict[str, pa.Table]
     events: int
     oldest: int | None
     notes: tuple[str, ...] = ()
+    positions: Mapping[Path, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,8 @@ class Pending:
         # In one go: whatever breaks this call off, no event is kept twice or passed over.
         self._kept = kept if events <= _MOST_EVENTS else _Kept()
         oldest = min((p.oldest for p in kept.pieces if p.oldest is not None), default=None)
-        return Waiting(kept.tables, events, oldest, tuple(notes))
+        positions = starts | {path: one.next for path, one in seen.items()}
+        return Waiting(kept.tables, events, oldest, tuple(notes), positions)
 
 
 def _read(

@@ -20,12 +20,14 @@ from ravenxterm_lab.store.segments import (
     FORMAT_VERSION,
     HEADER,
     HEADER_SIZE,
+    KIND,
     MAGIC,
     NO_CONTEXT,
     SLOT_SIZE,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -144,6 +146,7 @@ class SegmentFile:
         limit: int = CAPACITY,
         *,
         contexts: dict[int, list[Any]] | None = None,
+        kinds: Collection[int] | None = None,
     ) -> Rows:
         """Read at most ``limit`` events from ``from_seq`` on, as far as they are written.
 
@@ -158,6 +161,8 @@ class SegmentFile:
         contexts : dict, optional
             What earlier calls for this segment read; it is added to. Few events are
             expected then.
+        kinds : collection of int, optional
+            Kinds of the events that are wanted (see `KIND_OF`); what is damaged is none of them.
         """
         start = max(from_seq - self.first_seq, 0)
         first = self.first_seq + start
@@ -168,17 +173,25 @@ class SegmentFile:
             return Rows(self.session, slots, contexts, (), {}, (), first)
         valid = np.ones(count, dtype=bool)
         valid[list(damaged)] = False
+        places = np.arange(count)
+        if kinds is not None:
+            found = slots["mark"] & KIND
+            # What has no kind yet may get one: see below.
+            places = places[valid & (np.isin(found, list(kinds)) | (found == 0))]
+            slots, damaged, valid = slots[places], {}, valid[places]
+            if not len(slots):
+                return Rows(self.session, slots, contexts, (), {}, (), first + count)
         with Sidecar(self.path, ".ext") as extras:
             payloads = Payloads(slots, valid, extras)
             for index in np.flatnonzero(payloads.intact != valid).tolist():
                 # On machines that reorder stores, the checksum may be seen before the rest.
-                self._refresh(slots, index, start)
+                self._refresh(slots, index, start + int(places[index]))
                 if not payloads.check_one(index):
                     damaged[index] = _SLOT_OR_EXT
             self._read_contexts(slots, contexts, damaged)
             numbers, documents = payloads.decode(contexts, damaged)
         if damaged:
-            keep = np.ones(count, dtype=bool)
+            keep = np.ones(len(slots), dtype=bool)
             keep[list(damaged)] = False
             place = np.cumsum(keep) - 1
             slots = slots[keep]
@@ -190,7 +203,7 @@ class SegmentFile:
             contexts,
             tuple(numbers),
             documents,
-            tuple((first + index, damaged[index]) for index in sorted(damaged)),
+            tuple((first + int(places[index]), damaged[index]) for index in sorted(damaged)),
             first + count,
         )
 
@@ -229,13 +242,13 @@ class SegmentFile:
         if len(used) < len(slots) or not np.array_equal(slots["seq"], places):
             wrong = (slots["checksum"] == 0) | (slots["seq"] != places)
             for index in np.flatnonzero(wrong).tolist():
-                self._refresh(slots, index, start)
+                self._refresh(slots, index, start + index)
                 if not slots["checksum"][index] or slots["seq"][index] != places[index]:
                     damaged[index] = _PLACE
         return slots, damaged
 
-    def _refresh(self, slots: NDArray[np.void], index: int, start: int) -> None:
-        again = self._slots(start + index, 1)
+    def _refresh(self, slots: NDArray[np.void], index: int, place: int) -> None:
+        again = self._slots(place, 1)
         if len(again):
             slots[index] = again[0]
 

@@ -29,7 +29,7 @@ from ravenxterm_lab.store.validation import encode_fields
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from datetime import date, datetime
 
@@ -313,9 +313,15 @@ class Store:
         """
         return self._readers.mark(tables)
 
-    def follow(self) -> Follower:
-        """Return what tells again and again, in little time, what any process recorded since."""
-        return Follower(self._directory)
+    def follow(self, tables: Collection[str]) -> Follower:
+        """Return what tells again and again, in little time, what any process recorded since.
+
+        Parameters
+        ----------
+        tables : collection of str
+            Whose rows are told.
+        """
+        return Follower(self._directory, tables)
 
     @contextlib.contextmanager
     def alone(self, what: str) -> Iterator[None]:

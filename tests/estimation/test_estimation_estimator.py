@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ravenxterm_lab.estimation import (
     Estimator,
@@ -26,6 +30,7 @@ from ravenxterm_lab.hardware import HardwareProfile
 from ravenxterm_lab.metadata import AttentionGeometry, ModelMetadata, ModelType
 from ravenxterm_lab.runtimes import LoadOptions
 from ravenxterm_lab.store import Store
+from ravenxterm_lab.store.reading import Mark, Reader
 
 MIB = 2**20
 NOW = "2026-05-01 12:00:00"
@@ -229,15 +234,150 @@ def test_what_another_process_recorded_is_seen_after_a_second(store: Store) -> N
         assert len(reader.read(HERE).truths) == turn
 
 
-def test_what_is_recorded_while_the_store_is_open_is_seen_the_next_time(store: Store) -> None:
-    """A row that came too late for a reading is not taken for read."""
+def test_what_is_recorded_during_a_reading_is_seen_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that comes too late for the query, or between it and the totals, counts once."""
+    ran(store, 1024, 100 * MIB)
     reader = HistoryReader(store, now=lambda: NOW)
-    changes = reader.changes
-    with store.snapshot() as snapshot:
-        ran(store, 2048, 300 * MIB)
+    real = Reader.mark
+
+    def late(snapshot: Reader, tables: Sequence[str]) -> Mark:
+        ran(store, 1024, 100 * MIB)
         reader.forget()
-        assert not reader.read_from(snapshot, HERE, changes).truths
-    assert reader.read(HERE).truths
+        return real(snapshot, tables)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Reader, "mark", late)
+        assert [one.runs for one in reader.read(HERE).truths.values()] == [1]
+    assert [one.runs for one in reader.read(HERE).truths.values()] == [2]
+    store.ingest_now()
+    reader.forget()
+    assert [one.runs for one in reader.read(HERE).truths.values()] == [2]
+
+
+@pytest.mark.parametrize("ingested", [False, True])
+def test_rows_that_came_and_were_ingested_before_anybody_looked_are_found(
+    store: Store, ingested: bool
+) -> None:
+    """Another process may end, and all that it left be moved, between two questions."""
+    reader = HistoryReader(store, now=lambda: NOW)
+    ran(store, 1024, 100 * MIB)
+    if ingested:
+        store.ingest_now()
+    assert len(reader.read(HERE).truths) == 1
+    forecast = estimator(store).speed(model(), prompt_tokens=100).decode
+    with Store(store.path, ingest=False) as other:
+        ran(other, 2048, 200 * MIB)
+        predicted(
+            other, "throughput", forecast.value, forecast.value / 2, spread=forecast.spread,
+            basis=basis_of(forecast.subject),
+        )  # fmt: skip
+    store.ingest_now()
+    assert not list((store.path / "spool").glob(f"{other._recorder.session}*"))
+    reader.forget()
+    history = reader.read(HERE)
+    assert sorted(one.peak_bytes for one in history.truths.values()) == [100 * MIB, 200 * MIB]
+    assert len(history.outcomes) == 1
+
+
+def test_a_lost_row_is_not_made_up_for_by_one_that_comes_meanwhile(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Totals that agree by chance are no proof: what went unseen is read."""
+    ran(store, 1024, 100 * MIB)
+    reader = HistoryReader(store, now=lambda: NOW)
+    assert len(reader.read(HERE).truths) == 1
+    with Store(store.path, ingest=False) as other:
+        ran(other, 2048, 200 * MIB)
+    store.ingest_now()
+    real, calls = Store.mark, []
+
+    def busy(self: Store, tables: Sequence[str]) -> Mark:
+        mark = real(self, tables)
+        calls.append(mark)
+        ran(store, 1024, 100 * MIB)
+        return mark
+
+    reader.forget()
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "mark", busy)
+        found = reader.read(HERE)
+    assert len(calls) > 1
+    assert sorted(one.peak_bytes for one in found.truths.values()) == [100 * MIB, 200 * MIB]
+
+
+ROW = st.one_of(
+    st.fixed_dictionaries(
+        {
+            "table": st.just("executions"),
+            "peak": st.sampled_from([None, 10 * MIB, 20 * MIB]),
+            "success": st.booleans(),
+            "runtime": st.sampled_from(["llama_cpp", "onnx", None]),
+            "settings": st.sampled_from(["ctx=1024 kv=f16", None]),
+            "device": st.sampled_from(["cpu", None]),
+            "hardware": st.sampled_from([HERE, None, "elsewhere"]),
+            "fingerprint": st.sampled_from(["f", None]),
+            "interrupted": st.booleans(),
+        }
+    ),
+    st.fixed_dictionaries(
+        {
+            "table": st.just("loads"),
+            "memory_bytes": st.sampled_from([None, 5 * MIB, 30 * MIB]),
+            "success": st.booleans(),
+            "runtime": st.sampled_from(["llama_cpp", None]),
+            "settings": st.sampled_from(["ctx=1024 kv=f16", None]),
+            "device": st.sampled_from(["cpu", None]),
+            "hardware": st.sampled_from([HERE, None, "elsewhere"]),
+            "fingerprint": st.sampled_from(["f", None]),
+        }
+    ),
+    st.fixed_dictionaries(
+        {
+            "table": st.just("predictions"),
+            "actual": st.sampled_from([None, 1.5, 3.0]),
+            "hardware": st.sampled_from([HERE, None, "elsewhere"]),
+            "basis": st.sampled_from(
+                [None, {"parts": {"steps": 0.01, "bytes": 0.02}, "model": "f", "settings": "s"}]
+            ),
+        }
+    ),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(ROW, st.booleans(), st.booleans()), max_size=8))
+def test_a_history_that_follows_is_the_one_that_is_read(
+    steps: list[tuple[dict[str, Any], bool, bool]],
+) -> None:
+    """Row by row, by this store or another, ingested or not: as one query over all of it."""
+    with (
+        tempfile.TemporaryDirectory() as name,
+        Store(Path(name) / "store", ingest=False) as mine,
+        Store(Path(name) / "store", ingest=False) as others,
+    ):
+        following = HistoryReader(mine, now=lambda: NOW)
+        for fields, elsewhere, ingest in steps:
+            row, store = dict(fields), others if elsewhere else mine
+            table = row.pop("table")
+            if table == "executions":
+                metrics = {"success": row.pop("success"), "peak_memory": row.pop("peak")}
+                if row.pop("interrupted"):
+                    metrics["failure"] = "interrupted"
+                store.record_execution(model="m", metrics=metrics, **row)
+            elif table == "loads":
+                store.record("loads", model="m", **row)
+            else:
+                predicted(store, "throughput", 2.0, row.pop("actual"), **row)
+            if ingest:
+                store.ingest_now()
+            following.forget()
+            following.read(HERE)
+        followed = following.read(HERE)
+        whole = HistoryReader(others, now=lambda: NOW).read(HERE)
+        assert followed.truths == whole.truths
+        assert followed.outcomes == whole.outcomes
 
 
 def test_a_history_read_step_by_step_is_the_one_read_at_once(store: Store) -> None:
