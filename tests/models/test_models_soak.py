@@ -108,7 +108,6 @@ def test_a_day_of_runs_stays_in_its_budget(
         if step % 50 == 49:
             freed += manager.cleanup_resources()
             assert manager.get_resource_usage().loaded == ()
-            manager.store.rest()
             growth.append(f"{(watch.me.memory_info().rss - watch.before) / MIB:+.1f}")
     manager.cleanup_resources()
     watch.over.set()
