@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ravenxterm_lab.models.workbench import Workbench
     from ravenxterm_lab.runtimes import LoadOptions, Runtime
 
-__all__ = ["BeforeLoad", "estimate_load", "past_uses", "record_load"]
+__all__ = ["BeforeLoad", "engine_of", "estimate_load", "past_uses", "record_load"]
 
 _MOST_UNDER_WAY = 16
 #: Older uses have faded from the pattern that the pool learns.
@@ -88,6 +88,7 @@ def record_load(
         "settings": options.settings,
         "hardware": bench.hardware.fingerprint,
         "predicted_bytes": predicted,
+        "engine": engine_of(runtime),
     }
     if isinstance(outcome, LoadReport):
         fields.update(
@@ -109,3 +110,14 @@ def record_load(
         )
         record_memory(bench, memory, None, model, runtime.name, options, failure=outcome.kind)
     bench.record("loads", **fields)
+
+
+def engine_of(runtime: Runtime) -> str:
+    """Return the name of a runtime with the version of its engine.
+
+    Parameters
+    ----------
+    runtime : Runtime
+        Which.
+    """
+    return " ".join(part for part in (runtime.name, runtime.version()) if part)

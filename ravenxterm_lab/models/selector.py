@@ -220,6 +220,7 @@ class AdaptiveModelSelector:
             evidence=self._evidence(),
             estimator=self._estimator(),
             loaded=loaded,
+            failing=self._bench.load_failures.now(),
         )
         return situation.rank(seed)
 

@@ -15,6 +15,7 @@ from ravenxterm_lab.selection import Arm, Engine, Rejection, Violation, assess, 
 if TYPE_CHECKING:
     from ravenxterm_lab.estimation import Estimator
     from ravenxterm_lab.metadata import HardwareType, ModelMetadata
+    from ravenxterm_lab.models.failing import Failing
     from ravenxterm_lab.models.workbench import Workbench
     from ravenxterm_lab.requirements import TaskRequirements
     from ravenxterm_lab.selection import Assessment, Evidence, Machine, Relaxation
@@ -73,6 +74,8 @@ class Sieve:
         What was measured.
     loaded : frozenset of str
         Names of resident models.
+    failing : Failing
+        What speaks against loads that failed before.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Sieve:
         wanted: TaskRequirements,
         evidence: Evidence,
         loaded: frozenset[str],
+        failing: Failing,
     ) -> None:
         self._bench = bench
         self._estimator = estimator
@@ -90,6 +94,7 @@ class Sieve:
         self._wanted = wanted
         self._seen = {key for key, _ in evidence.cells}
         self._loaded = loaded
+        self._failing = failing
         self._limits = any(
             limit is not None
             for limit in (wanted.max_latency, wanted.min_throughput, wanted.min_quality)
@@ -135,7 +140,7 @@ class Sieve:
     ) -> tuple[MemoryForecast, tuple[Violation, ...]]:
         options = self._options(model, wanted, device)
         memory = self._estimator.memory(model, options, budget_bytes=machine.limit)
-        return memory, ()
+        return memory, self._failing.against(model, options)
 
     def _options(
         self, model: ModelMetadata, wanted: TaskRequirements, device: HardwareType

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ravenxterm_lab.estimation import Estimator
     from ravenxterm_lab.metadata import ModelMetadata
+    from ravenxterm_lab.models.failing import Failing
     from ravenxterm_lab.models.workbench import Workbench
     from ravenxterm_lab.preferences import UserPreferences
     from ravenxterm_lab.requirements import TaskRequirements
@@ -54,6 +55,8 @@ class Situation:
         A snapshot.
     loaded : frozenset of str
         Names of resident models.
+    failing : Failing
+        What speaks against loads that failed before.
     """
 
     bench: Workbench
@@ -65,6 +68,7 @@ class Situation:
     evidence: Evidence
     estimator: Estimator
     loaded: frozenset[str]
+    failing: Failing
 
     def rank(self, seed: int | None = None) -> Ranking:
         """Filter, score and explain.
@@ -75,7 +79,13 @@ class Situation:
             Of the exploring draw; without it nothing is explored.
         """
         sieve = Sieve(
-            self.bench, self.estimator, self.machine, self.wanted, self.evidence, self.loaded
+            self.bench,
+            self.estimator,
+            self.machine,
+            self.wanted,
+            self.evidence,
+            self.loaded,
+            self.failing,
         )
         sifted = sieve.sift(self.models, self._measure)
         memory, decision = sifted.memory, None

@@ -12,6 +12,7 @@ from ravenxterm_lab.estimation import Estimator, HistoryReader
 from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.hardware import HardwareProfile
 from ravenxterm_lab.models.budgeting import bytes_on_gpus, device_budgets
+from ravenxterm_lab.models.failing import LoadFailures
 from ravenxterm_lab.models.learning import Learning
 from ravenxterm_lab.models.loading import BeforeLoad, estimate_load, past_uses, record_load
 from ravenxterm_lab.models.messages import MessageLog
@@ -100,6 +101,11 @@ class Workbench:
     def runtime(self, name: str) -> Runtime:
         """Return an installed runtime by its name."""
         return next(runtime for runtime in self.runtimes if runtime.name == name)
+
+    @cached_property
+    def load_failures(self) -> LoadFailures:
+        """Which loads failed here lately."""
+        return LoadFailures(self)
 
     @cached_property
     def history(self) -> HistoryReader:

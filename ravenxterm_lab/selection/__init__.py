@@ -12,11 +12,13 @@ from ravenxterm_lab.selection.constraints import (
 )
 from ravenxterm_lab.selection.evidence import CellEvidence, Engine, Evidence
 from ravenxterm_lab.selection.explain import Part, Recommendation, Recommendations, recommend
+from ravenxterm_lab.selection.failing import LONGEST_WAIT, FailedLoads, failures_against
 from ravenxterm_lab.selection.policy import Arm, Decision, Weights, decide, weights_for
 from ravenxterm_lab.selection.relaxing import Assessment, Place, Relaxation, assess, relax, relaxed
 from ravenxterm_lab.selection.why_not import Asked, WhyNot
 
 __all__ = [
+    "LONGEST_WAIT",
     "Arm",
     "Asked",
     "Assessment",
@@ -24,6 +26,7 @@ __all__ = [
     "Decision",
     "Engine",
     "Evidence",
+    "FailedLoads",
     "Machine",
     "Part",
     "Place",
@@ -37,6 +40,7 @@ __all__ = [
     "assess",
     "decide",
     "facts_against",
+    "failures_against",
     "measurements_against",
     "memory_against",
     "recommend",

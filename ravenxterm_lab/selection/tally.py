@@ -6,7 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.selection.change import QUALITY_TEST, SPEED_TEST, Change, Detector
-from ravenxterm_lab.selection.evidence import SPEED_HALF_LIFE_DAYS, CellEvidence, Evidence
+from ravenxterm_lab.selection.evidence import (
+    OUTCOME_HALF_LIFE_DAYS,
+    SPEED_HALF_LIFE_DAYS,
+    CellEvidence,
+    Evidence,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -36,6 +41,8 @@ class _Sum:
 class _Cell:
     runs: int = 0
     succeeded: int = 0
+    recent: _Sum = field(default_factory=_Sum)
+    recent_at: datetime | None = None
     quality: _Sum = field(default_factory=_Sum)
     speed: _Sum = field(default_factory=_Sum)
     speed_at: datetime | None = None
@@ -45,6 +52,12 @@ class _Cell:
     firsts: list[tuple[datetime, float]] = field(default_factory=list)
     watch_quality: Detector = field(default_factory=lambda: Detector(QUALITY_TEST))
     watch_speed: Detector = field(default_factory=lambda: Detector(SPEED_TEST))
+
+    def add_outcome(self, at: datetime, succeeded: bool) -> None:
+        if self.recent_at is not None:
+            self.recent.scale(_weight(self.recent_at, at, OUTCOME_HALF_LIFE_DAYS))
+        self.recent_at = at
+        self.recent.add(float(succeeded))
 
     def add_speed(self, at: datetime, value: float) -> None:
         if self.speed_at is None or at > self.speed_at:
@@ -63,10 +76,15 @@ class _Cell:
 
     def evidence(self, now: datetime) -> CellEvidence:
         weight = 1.0 if self.speed_at is None else _weight(self.speed_at, now)
+        fade = 1.0
+        if self.recent_at is not None:
+            fade = _weight(self.recent_at, now, OUTCOME_HALF_LIFE_DAYS)
         return CellEvidence(
             runs=self.runs,
             succeeded=self.succeeded,
             failed=self.runs - self.succeeded,
+            recent_runs=self.recent.n * fade,
+            recent_succeeded=self.recent.total * fade,
             quality_n=self.quality.n,
             quality_mean=self.quality.mean,
             speed_n=self.speed.n * weight,
@@ -81,9 +99,9 @@ class Tally:
     """Counts executions as they end, and watches each cell for changes.
 
     Statistics follow the store's query: quality, output length and time to first token count
-    in full, speed with a half-life of 14 days; after a detected change only the window that
-    showed it. A change of speed also restarts the time to first token, since whatever slows
-    a model down (load, heat, another build of its runtime) slows both.
+    in full, speed with a half-life of 14 days, recent outcomes with one of two; after a detected
+    change only the window that showed it. A change of speed also restarts the time to first
+    token, since whatever slows a model down (load, heat, another build of its runtime) slows both.
     """
 
     def __init__(self) -> None:
@@ -131,6 +149,8 @@ class Tally:
         """
         cell = self._cells.setdefault((model_key, task), _Cell())
         cell.runs += here
+        if here:
+            cell.add_outcome(at, succeeded)
         changes = [] if quality is None else cell.grade(at, quality)
         if not succeeded:
             return changes
@@ -204,7 +224,7 @@ class Tally:
         return Evidence({key: cell.evidence(now) for key, cell in self._cells.items()})
 
 
-def _weight(then: datetime, now: datetime) -> float:
+def _weight(then: datetime, now: datetime, half_life: float = SPEED_HALF_LIFE_DAYS) -> float:
     days = max((now - then).total_seconds(), 0.0) / 86400
-    weight: float = 0.5 ** (days / SPEED_HALF_LIFE_DAYS)
+    weight: float = 0.5 ** (days / half_life)
     return weight

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 #: The highest number among ``migrations/*.sql``.
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 
 #: The most that one event may hold beside its fixed fields (bytes).
 MAX_PAYLOAD = 16 * 1024 * 1024
@@ -161,7 +161,7 @@ TABLES: Mapping[str, Table] = MappingProxyType(
             "model VARCHAR; fingerprint VARCHAR; runtime VARCHAR; device VARCHAR; "
             "settings VARCHAR; hardware VARCHAR; success BOOLEAN; seconds DOUBLE; "
             "memory_bytes UBIGINT; anonymous_bytes UBIGINT; file_bytes UBIGINT; "
-            "predicted_bytes UBIGINT; buffers JSON; failure VARCHAR; error VARCHAR",
+            "predicted_bytes UBIGINT; buffers JSON; failure VARCHAR; error VARCHAR; engine VARCHAR",
         ),
         "predictions": _table(
             5,

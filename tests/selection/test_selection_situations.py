@@ -216,9 +216,9 @@ def check_nothing_helps(case: Case, rejection: Rejection) -> None:
 
 def smaller_changes(case: Case, change: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the same change with one part left out, and with one number a little less far."""
-    for key in change:
-        yield {**{k: v for k, v in change.items() if k != key}}
-        step = stepped(key, change[key])
+    for key, value in change.items():
+        yield {other: kept for other, kept in change.items() if other != key}
+        step = stepped(key, value)
         if step is not None and not already(case, key, step):
             yield {**change, key: step}
 
@@ -294,7 +294,7 @@ def modes_that_lead(case: Case, name: str) -> tuple[list[dict[str, str]], list[d
                   if value != old}  # fmt: skip
         if change and names(case.changed(change))[0] == name:
             (single if len(change) == 1 else both).append(change)
-    single.sort(key=lambda change: list(change)[0] != "performance_mode")
+    single.sort(key=lambda change: next(iter(change)) != "performance_mode")
     return single, both
 
 
