@@ -1,35 +1,85 @@
-"""Executions over time: latency, throughput and memory by model, failures marked."""
+"""A metric of executions over time: every peak, the percentiles, and what failed."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ravenxterm_lab.exceptions import RequirementError, did_you_mean
-from ravenxterm_lab.plots.theme import AXIS, Figure, layout, style
-from ravenxterm_lab.plots.view import View, empty_figure
-from ravenxterm_lab.units import format_rate, format_seconds
+from ravenxterm_lab.plots.history_figure import draw, summarise, tabulate, totals
+from ravenxterm_lab.plots.metrics import metric_of
+from ravenxterm_lab.plots.sampling import (
+    BUCKET_VALUE,
+    HISTOGRAMS,
+    NAMED,
+    RUNS,
+    extent_of,
+    m4_points,
+    no_executions,
+)
+from ravenxterm_lab.plots.view import View, empty_view
+from ravenxterm_lab.plots.window import window_of
 
 if TYPE_CHECKING:
-    import polars as pl
+    from datetime import date, datetime
 
     from ravenxterm_lab.models import ModelManager
+    from ravenxterm_lab.plots.metrics import Metric
 
 __all__ = ["history"]
 
-#: Metric: (column, axis title with its unit, factor).
-_METRICS = {
-    "throughput": ("throughput", "throughput (tokens/s or items/s)", 1.0),
-    "latency": ("latency", "latency (s)", 1.0),
-    "time_to_first_token": ("time_to_first_token", "time to first token (s)", 1.0),
-    "peak_memory": ("peak_memory", "peak memory (MiB)", 1 / 2**20),
-}
-_SQL = """
-SELECT ts, model, task, success, latency, throughput, time_to_first_token, peak_memory, error
-FROM executions
-WHERE ts >= now()::TIMESTAMP - to_days(CAST($days AS INTEGER))
-  AND ($model IS NULL OR model = $model)
-  AND ($task IS NULL OR task = $task)
-ORDER BY ts
+#: Points of a figure in a saved notebook: 16 bytes each.
+POINTS = 4000
+_DAY = 86_400
+
+_RAW_SHAPE = """
+shape AS (
+    SELECT series, epoch_us(ts) // $period AS part, count(value) AS runs,
+        quantile_cont(value, 0.5) AS p50, quantile_cont(value, {tail}) AS tail
+    FROM runs WHERE value IS NOT NULL
+    GROUP BY GROUPING SETS ((series, part), (series))
+)"""
+# The day's histograms hold 2 % wide buckets, or the values themselves where there are few.
+_HISTOGRAM_SHAPE = f"""
+counted AS MATERIALIZED (
+    SELECT series, epoch_us(day) // $period AS part, bucket, exact, sum(runs) AS runs
+    FROM (
+        SELECT
+            CASE WHEN model IN (SELECT model FROM named) THEN model END AS series, day,
+            unnest(buckets) AS bucket, unnest(exact) AS exact, unnest(counts) AS runs
+        FROM execution_histograms
+        WHERE quantity = '{{metric}}' AND day >= date_trunc('day', $start) AND day <= $end
+          AND ($model IS NULL OR model = $model) AND ($task IS NULL OR task = $task)
+    )
+    GROUP BY series, part, bucket, exact
+), levels AS (
+    FROM counted
+    UNION ALL
+    SELECT series, NULL, bucket, exact, sum(runs) FROM counted GROUP BY series, bucket, exact
+), ranked AS (
+    SELECT *, sum(runs) OVER (PARTITION BY series, part) AS total,
+        sum(runs) OVER (
+            PARTITION BY series, part ORDER BY bucket, exact ROWS UNBOUNDED PRECEDING
+        ) AS upto
+    FROM levels
+), shape AS (
+    SELECT series, part, any_value(total) AS runs,
+        min({BUCKET_VALUE}) FILTER (upto >= 0.5 * total) AS p50,
+        min({BUCKET_VALUE}) FILTER (upto >= {{tail}} * total) AS tail
+    FROM ranked GROUP BY series, part
+)"""  # noqa: S608 - our own constants
+_ANSWER = """
+SELECT series, what, ts, value::DOUBLE AS value, runs::BIGINT AS runs, text FROM points
+UNION ALL
+SELECT series, unnest(['p50', 'tail']), make_timestamp((part * $period + $period // 2)::BIGINT),
+    unnest([p50, tail])::DOUBLE, runs::BIGINT, NULL
+FROM shape
+UNION ALL
+SELECT series, unnest([what, 'least', 'greatest']), NULL,
+    unnest([NULL, min(v3), max(v4)])::DOUBLE, sum(runs)::BIGINT, NULL
+FROM columns WHERE what = 'run' GROUP BY series, what
+UNION ALL
+SELECT series, what, NULL, NULL, sum(runs)::BIGINT, NULL
+FROM columns WHERE what <> 'run' GROUP BY series, what
+ORDER BY series NULLS LAST, what, ts NULLS FIRST
 """
 
 
@@ -39,9 +89,18 @@ def history(
     metric: str = "throughput",
     model: str | None = None,
     task: str | None = None,
-    days: int | None = None,
+    days: float | None = None,
+    start: date | str | None = None,
+    end: date | str | None = None,
+    points: int = POINTS,
 ) -> View:
-    """Draw a metric of every execution over time, one series a model.
+    """Draw a metric of executions over time, one series a model, failures apart.
+
+    Up to ``points`` executions are drawn one by one; more are thinned in DuckDB so that of every
+    column of pixels the first, last, least and greatest remain (M4): no peak is lost. Lines are
+    the median and the bad percentile (p95; p5 of a throughput) of at least 10 executions; from a
+    day a value on, those of latency and throughput come from the store's daily histograms (within
+    2 %; of whole days).
 
     Parameters
     ----------
@@ -52,68 +111,48 @@ def history(
         ``"time_to_first_token"`` (s) or ``"peak_memory"`` (bytes, drawn in MiB).
     model, task : str, optional
         Restrict to one.
-    days : int, optional
+    days : float, optional
         How far back; by default the preferences' ``history_window_days``.
+    start, end : datetime, date or str, optional
+        Instead of ``days`` (UTC).
+    points : int
+        At most about so many are drawn.
 
     Raises
     ------
     RequirementError
-        On an unknown metric.
+        On an unknown metric, or a window that is none.
     """
-    if metric not in _METRICS:
-        raise RequirementError(f"Unknown metric {metric!r}.{did_you_mean(metric, _METRICS)}")
-    window = days or manager.preferences.history_window_days
-    frame = manager.sql(_SQL, {"days": window, "model": model, "task": task}).pl()
+    chosen = metric_of(metric)
+    window = window_of(manager, days, start, end)
+
+    def zoom(first: datetime, last: datetime) -> View:
+        return history(
+            manager, metric=metric, model=model, task=task, start=first, end=last,
+            points=max(points, 4 * POINTS),
+        )  # fmt: skip
+
+    extent = extent_of(manager, window, model, task)
+    daily = metric in HISTOGRAMS and extent.period >= _DAY
+    sql = _query(chosen, metric, daily=daily)
+    parameters = {
+        **extent.parameters,
+        **extent.sampling(points),
+        "period": int(extent.period * 1e6),
+    }
+    frame = manager.sql(sql, parameters).pl()
     if frame.is_empty():
-        reason = "No executions yet: run manager.run(…)"
-        return View(empty_figure("History", reason), reason, _SQL, frame)
-    return View(_draw(frame, metric, window), _summarise(frame, window), _SQL, frame)
+        title = chosen.axis.capitalize()
+        reason = no_executions(extent, window, model, task)
+        return empty_view(title, reason, sql, frame, parameters, zoom)
+    runs = totals(frame)
+    figure = draw(frame, chosen, window, runs, thinned=extent.is_thinned(points))
+    summary = summarise(frame, chosen, window, runs)
+    return View(figure, summary, sql, frame, parameters, tabulate(frame, chosen), zoom)
 
 
-def _draw(frame: pl.DataFrame, metric: str, days: int) -> Figure:
-    column, axis, factor = _METRICS[metric]
-    figure = Figure()
-    failed_shown = False
-    for index, name in enumerate(sorted(frame["model"].unique())):
-        own = frame.filter(frame["model"] == name)
-        worked = own.filter(own["success"] & own[column].is_not_null())
-        figure.add_scatter(
-            x=worked["ts"].to_list(),
-            y=[value * factor for value in worked[column].to_list()],
-            name=f"{name} (n = {len(worked)})",
-            # No line: between two runs that are hours apart nothing was measured.
-            mode="markers",
-            marker=style(index)["marker"],
-        )
-        failed = own.filter(~own["success"])
-        if len(failed):
-            figure.add_scatter(
-                x=failed["ts"].to_list(),
-                y=[0] * len(failed),
-                name="failed",
-                legendgroup="failed",
-                showlegend=not failed_shown,
-                mode="markers",
-                marker={"symbol": "x", "size": 10, "color": "#D55E00"},
-                text=[f"{name}: {text}" for text in failed["error"].to_list()],
-                hoverinfo="text+x",
-            )
-            failed_shown = True
-    subtitle = f"n = {len(frame)} executions, last {days} days, times in UTC"
-    figure.update_layout(**layout(axis.capitalize(), subtitle), height=440)
-    figure.update_xaxes(title="time (UTC)", **AXIS)
-    figure.update_yaxes(title=axis, rangemode="tozero", **AXIS)
-    return figure
-
-
-def _summarise(frame: pl.DataFrame, days: int) -> str:
-    worked = frame.filter(frame["success"])
-    latency: Any = worked["latency"].median()
-    throughput: Any = worked["throughput"].median()
-    runs, models = len(frame), frame["model"].n_unique()
-    return (
-        f"{runs} execution{'s' * (runs != 1)} of {models} model{'s' * (models != 1)} "
-        f"in the last {days} days, "
-        f"{len(worked)} successful; median latency {format_seconds(latency)}, "
-        f"median throughput {format_rate(throughput, 'tok or items')}."
-    )
+def _query(metric: Metric, name: str, *, daily: bool) -> str:
+    shape = _HISTOGRAM_SHAPE if daily else _RAW_SHAPE
+    shape = shape.format(metric=name, tail=metric.tail)
+    runs = RUNS.format(value=metric.column)
+    return f"WITH {NAMED}, {runs}, {m4_points('runs')}, {shape}\n{_ANSWER}"

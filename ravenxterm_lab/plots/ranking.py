@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ravenxterm_lab.plots.theme import AXIS, COLOURS, Figure, layout
-from ravenxterm_lab.plots.view import View, empty_figure
+from ravenxterm_lab.plots.theme import AXIS, COLOURS, Figure, layout, safe
+from ravenxterm_lab.plots.view import Rows, View, empty_view
+from ravenxterm_lab.units import format_number
 
 if TYPE_CHECKING:
     from ravenxterm_lab.selection import Recommendations
@@ -42,19 +43,23 @@ def ranking(recommendations: Recommendations) -> View:
     frame = pl.DataFrame(rows)
     if not rows:
         reason = f"No candidate is feasible for {task}: see .rejected for the reasons"
-        return View(empty_figure("Ranking", reason), reason, None, frame)
+        return empty_view("Ranking", reason, None, frame)
     figure = Figure()
     for index, part in enumerate(_PARTS):
         figure.add_bar(
-            y=[row["model"] for row in rows],
+            y=[safe(row["model"]) for row in rows],
             # The multipliers apply to the sum, so each part is drawn as it counts in the score.
             x=[row[part] * row["multiplier"] for row in rows],
             name=part,
             orientation="h",
-            marker={"color": COLOURS[index], "pattern": {"shape": _PATTERNS[index]}},
+            marker={
+                "color": COLOURS[index],
+                "pattern": {"shape": _PATTERNS[index], "fillmode": "overlay", "size": 6},
+            },
         )
     first = recommendations[0]
-    subtitle = f"{len(rows)} feasible candidates, {len(recommendations.rejected)} rejected"
+    count = format_number(len(rows), "feasible candidate")
+    subtitle = f"n = {count}, {len(recommendations.rejected)} rejected"
     figure.update_layout(
         **layout(f"Scores for {task}", subtitle), barmode="stack", height=200 + 40 * len(rows)
     )
@@ -64,4 +69,10 @@ def ranking(recommendations: Recommendations) -> View:
         f"{first.model.name} leads for {task} with a score of {first.score:.3f} "
         f"among {len(rows)} feasible candidates."
     )
-    return View(figure, summary, None, frame)
+    cells = [
+        [str(row["rank"]), row["model"], f"{row['score']:.3f}", *(f"{row[p]:.3f}" for p in _PARTS),
+         f"{row['probability_best']:.0%}", f"{row['runs']:,}"]
+        for row in rows
+    ]  # fmt: skip
+    header = ["rank", "model", "score", *_PARTS, "P(best)", "runs"]
+    return View(figure, summary, None, frame, rows=Rows("The same scores", header, cells))

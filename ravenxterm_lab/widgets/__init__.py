@@ -7,7 +7,15 @@ Panels of one manager follow each other: preferences that one of them applies ho
 from __future__ import annotations
 
 from ravenxterm_lab.widgets.dashboard import Dashboard
+from ravenxterm_lab.widgets.hardware import HardwareMonitor
+from ravenxterm_lab.widgets.history import HistoryExplorer
 from ravenxterm_lab.widgets.preferences import PreferencesPanel
 from ravenxterm_lab.widgets.selection import SelectionPanel
 
-__all__ = ["Dashboard", "PreferencesPanel", "SelectionPanel"]
+__all__ = [
+    "Dashboard",
+    "HardwareMonitor",
+    "HistoryExplorer",
+    "PreferencesPanel",
+    "SelectionPanel",
+]

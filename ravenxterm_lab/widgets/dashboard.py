@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from ravenxterm_lab.units import format_bytes, format_number
-from ravenxterm_lab.widgets.hardware import HardwarePanel
-from ravenxterm_lab.widgets.history import HistoryPanel
+from ravenxterm_lab.widgets.hardware import HardwareMonitor
+from ravenxterm_lab.widgets.history import HistoryExplorer
 from ravenxterm_lab.widgets.look import escape
 from ravenxterm_lab.widgets.panel import Panel
 from ravenxterm_lab.widgets.preferences import PreferencesPanel
@@ -39,8 +39,10 @@ class Dashboard(Panel):
         In the first tab.
     selection : SelectionPanel
         Beside it.
-    history, hardware : Panel
-        The views over time.
+    history : HistoryExplorer
+        What happened, and how good the guesses were.
+    hardware : HardwareMonitor
+        The machine, its memory and its disk.
     tabs : Tab
         Select, History, Hardware, Models, Messages.
 
@@ -56,8 +58,10 @@ class Dashboard(Panel):
     def __init__(self, manager: ModelManager) -> None:
         self.preferences = PreferencesPanel(manager)
         self.selection = SelectionPanel(manager)
-        self.history = HistoryPanel(manager)
-        self.hardware = HardwarePanel(manager)
+        self.history = HistoryExplorer(manager)
+        self.hardware = HardwareMonitor(manager)
+        # The open tab is drawn by `refresh`, and no other.
+        self.history.follows = self.hardware.follows = False
         self._models = widgets.HTML()
         self._messages = widgets.HTML()
         self._header = widgets.HTML()

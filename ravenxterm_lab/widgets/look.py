@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import html
+from typing import TYPE_CHECKING
 
-from ravenxterm_lab.plots.theme import COLOURS
+from ravenxterm_lab.plots.theme import COLOURS, FOLLOW_THEME
 from ravenxterm_lab.tables import printable
 
-__all__ = ["PART_COLOURS", "STYLE", "escape", "note", "status", "table"]
+if TYPE_CHECKING:
+    from ravenxterm_lab.plots import Rows
+
+__all__ = ["PART_COLOURS", "STYLE", "escape", "note", "rows_table", "status", "table"]
 
 #: The colours of a score's parts, the same as in ``plots.ranking``.
 PART_COLOURS = dict(zip(("quality", "latency", "memory"), COLOURS, strict=False))
@@ -57,8 +61,8 @@ STYLE = (
   font-size: var(--jp-code-font-size); }
 .raven-lab .raven-box { border: 1px solid var(--jp-border-color2); border-radius: 4px;
   padding: 8px 10px; }
-.raven-lab .js-plotly-plot svg text { fill: var(--jp-ui-font-color1) !important; }
-</style>"""
+"""
+    f"{FOLLOW_THEME}</style>"
 )
 
 
@@ -88,3 +92,9 @@ def table(caption: str, header: list[str], rows: list[list[str]]) -> str:
         f'<table class="raven"><caption>{escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def rows_table(rows: Rows) -> str:
+    """Return the table beside a figure."""
+    cells = [[escape(cell) for cell in row] for row in rows.cells]
+    return table(rows.caption, list(rows.header), cells)

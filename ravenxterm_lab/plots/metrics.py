@@ -1,0 +1,78 @@
+"""The metrics of an execution that can be drawn, with their units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ravenxterm_lab.exceptions import RequirementError, did_you_mean
+from ravenxterm_lab.units import format_bytes, format_rate, format_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["METRICS", "Metric", "metric_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What can be drawn of an execution.
+
+    Attributes
+    ----------
+    column : str
+        Of the table ``executions``.
+    title, unit : str
+        Of the axis.
+    factor : float
+        From the unit of the column to that of the axis.
+    tail : float
+        The percentile at the bad end (0–1).
+    show : callable
+        Formats a value in the unit of the column.
+    """
+
+    column: str
+    title: str
+    unit: str
+    factor: float
+    tail: float
+    show: Callable[[float | None], str]
+
+    @property
+    def axis(self) -> str:
+        """The title with its unit."""
+        return f"{self.title} ({self.unit})"
+
+    @property
+    def tail_name(self) -> str:
+        """Such as ``"p95"``."""
+        return f"p{self.tail * 100:g}"
+
+
+#: By name.
+METRICS = {
+    "latency": Metric("latency", "latency", "s", 1.0, 0.95, format_seconds),
+    "throughput": Metric(
+        "throughput", "throughput", "tokens/s or items/s", 1.0, 0.05,
+        partial(format_rate, unit="tok or items"),
+    ),
+    "time_to_first_token": Metric(
+        "time_to_first_token", "time to first token", "s", 1.0, 0.95, format_seconds
+    ),
+    "peak_memory": Metric("peak_memory", "peak memory", "MiB", 1 / 2**20, 0.95, format_bytes),
+}  # fmt: skip
+
+
+def metric_of(name: str) -> Metric:
+    """Return a metric by its name.
+
+    Raises
+    ------
+    RequirementError
+        If there is none; it suggests the nearest.
+    """
+    if name not in METRICS:
+        raise RequirementError(f"Unknown metric {name!r}.{did_you_mean(name, METRICS)}")
+    return METRICS[name]

@@ -1,0 +1,147 @@
+"""Predictions, decisions, and the frontier of a ranking."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from ravenxterm_lab.exceptions import RequirementError
+from ravenxterm_lab.hardware import HardwareProfile
+from ravenxterm_lab.models import ModelManager, Workbench
+from ravenxterm_lab.plots import decisions, frontier, predictions, ranking
+from ravenxterm_lab.plots.frontier import _beats
+from ravenxterm_lab.runtimes.fake import FakeRuntime
+
+
+@pytest.fixture
+def told(manager: ModelManager) -> ModelManager:
+    """Four predictions of throughput, of two tiers, three of them within their intervals."""
+    for tier, predicted, actual in (
+        ("measured", 10.0, 11.0),
+        ("measured", 20.0, 19.0),
+        ("roofline", 10.0, 30.0),
+        ("roofline", 40.0, 44.0),
+    ):
+        manager._bench.record(
+            "predictions", quantity="throughput", model="m", tier=tier, predicted=predicted,
+            low=predicted * 0.8, high=predicted * 1.25, actual=actual, level=0.9,
+        )  # fmt: skip
+    manager._bench.record("predictions", quantity="throughput", predicted=5.0, tier="measured")
+    return manager
+
+
+def test_predictions_are_held_against_outcomes(told: ModelManager) -> None:
+    """A series a tier on two equal axes, with error and coverage; without an outcome, none."""
+    view = predictions(told)
+    counts = {trace.name: len(trace.x) for trace in view.figure.data[1:]}
+    assert counts == {"measured (n = 2)": 2, "roofline (n = 2)": 2}
+    assert view.figure.layout.xaxis.range == view.figure.layout.yaxis.range
+    assert "Half of 4 predictions of throughput" in view.summary
+    assert "75% came within their interval" in view.summary
+    assert view.rows is not None
+    assert [row[0] for row in view.rows.cells] == ["measured", "roofline", "all"]
+    # |ln(11 / 10)| and |ln(44 / 40)| lie in the middle of the four: 10 %.
+    assert view.rows.cells[-1][2] == "10.0%"
+
+
+def test_predictions_that_fall_on_one_pixel_are_one_mark(manager: ModelManager) -> None:
+    """A thousand equal predictions are drawn once, and counted."""
+    for _ in range(1000):
+        manager._bench.record(
+            "predictions", quantity="load_seconds", model="m", tier="t", predicted=1.0, actual=1.1
+        )
+    view = predictions(manager, quantity="load_seconds")
+    (marks,) = view.figure.data[1:]
+    assert len(marks.x) == 1
+    assert marks.name == "t (n = 1,000)"
+    assert "intervals were not told" in view.summary
+
+
+def test_an_unknown_quantity_suggests(manager: ModelManager) -> None:
+    """Quantities that are not predicted are an error that names the nearest."""
+    with pytest.raises(RequirementError, match="peak_memory"):
+        predictions(manager, quantity="peak_memoryy")
+
+
+def test_decisions_tell_their_reasons(manager: ModelManager) -> None:
+    """A row a chosen model, a series a task, and the recorded reason on hover."""
+    for task, chosen, reason in (
+        ("text_generation", "a", "a is <fast> " * 20),
+        ("text_generation", "a", "second"),
+        ("embedding", "b", "only one"),
+        ("embedding", None, "nothing fits"),
+    ):
+        manager._bench.record(
+            "selections", selection="s", task=task, chosen=chosen, reason=reason, probability=0.75,
+            policy="thompson",
+        )  # fmt: skip
+    view = decisions(manager)
+    named = {trace.name: trace for trace in view.figure.data}
+    assert set(named) == {"embedding (n = 2)", "text generation (n = 2)"}
+    first = named["text generation (n = 2)"].text[0]
+    assert "a is &lt;fast&gt; a is" in first
+    assert "<br>" in first
+    assert "chosen with probability 75% by thompson" in first
+    assert list(named["embedding (n = 2)"].y) == ["b", "none was feasible"]
+    assert view.summary == "4 decisions in the last 30 days; a was chosen in 2 of them (50%)."
+    assert len(decisions(manager, task="embedding").data()) == 2
+
+
+def test_many_decisions_are_thinned_to_the_latest_of_a_column(manager: ModelManager) -> None:
+    """Two thousand decisions are counted in full, and drawn in at most four hundred columns."""
+    for number in range(2000):
+        manager._bench.record("selections", selection="s", task="t", chosen="a", reason=str(number))
+    frame = decisions(manager).data()
+    assert frame["decisions"].sum() == 2000
+    assert len(frame) <= 401
+    assert frame["reason"][-1] == "1999"
+
+
+@pytest.fixture
+def ranked(tmp_path: Path, home: Path, files: ModuleType) -> ModelManager:
+    """A manager on three models of different size."""
+    directory = tmp_path / "models"
+    directory.mkdir()
+    for seed, layers in enumerate((2, 8, 40)):
+        files.gguf_file(directory / f"layers-{layers}.gguf", layers=layers, seed=seed)
+    profile = HardwareProfile.detect(measure_bandwidth=False)
+    profile = replace(profile, memory_bandwidth=20e9)
+    bench = Workbench(home, hardware=profile, runtimes=[FakeRuntime("fake")])
+    return ModelManager(directory, workbench=bench, seed=0)
+
+
+def test_the_frontier_marks_what_nothing_beats(ranked: ModelManager) -> None:
+    """The preferred point is a star; a quality that was not measured is hollow and said so."""
+    ranking_ = ranked.get_model_recommendations("text_generation")
+    view = frontier(ranking_)
+    frame = view.data()
+    assert frame["model"][0] == ranking_[0].model.name
+    assert frame["on_front"].any()
+    star = next(trace for trace in view.figure.data if trace.name.startswith("preferred"))
+    assert list(star.marker.symbol) == ["star-open"]
+    assert "quality not measured (prior" in view.summary
+    assert "tok/s" in view.figure.layout.xaxis.title.text
+    fastest = max(ranking_, key=lambda item: item.decode_rate).model.name
+    assert frame.filter(frame["model"] == fastest)["on_front"].item()
+    assert view.sql is None
+
+
+def test_beating_needs_all_three() -> None:
+    """Faster and better, but larger, beats nothing; what takes unknown memory is no smaller."""
+    small = {"speed": 10.0, "quality": 0.5, "memory": 100}
+    large = {"speed": 20.0, "quality": 0.6, "memory": 200}
+    assert not _beats(large, small)
+    assert _beats({**large, "memory": 100}, small)
+    assert not _beats({**large, "memory": None}, small)
+    assert not _beats(small, small)
+
+
+def test_the_ranking_is_told_as_a_table(ranked: ModelManager) -> None:
+    """Every part of every score stands in the table beside the bars."""
+    view = ranking(ranked.get_model_recommendations("text_generation"))
+    assert view.rows is not None
+    assert len(view.rows.cells) == 3
+    assert "n = 3 feasible candidates" in view.figure.layout.title.subtitle.text

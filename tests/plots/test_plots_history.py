@@ -1,0 +1,192 @@
+"""History, success and distributions: every peak, exact counts, percentiles as good as told."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from ravenxterm_lab.exceptions import RequirementError
+from ravenxterm_lab.models import ModelManager
+from ravenxterm_lab.plots import View, distributions, history, success
+from ravenxterm_lab.store.rollups import GAMMA
+
+YEAR = {"start": "2025-01-01", "end": "2026-01-01"}
+IN_YEAR = "ts >= '2025-01-01' AND ts <= '2026-01-01'"
+
+
+def points(view: View, what: str = "run") -> pl.DataFrame:
+    return view.data().filter((pl.col("what") == what) & pl.col("ts").is_not_null())
+
+
+def whole(view: View, what: str) -> pl.DataFrame:
+    return view.data().filter((pl.col("what") == what) & pl.col("ts").is_null())
+
+
+def test_few_executions_are_drawn_one_by_one(busy: ModelManager) -> None:
+    """One series a model, failures in a strip of their own, never as a value of 0."""
+    view = history(busy, metric="latency")
+    assert sorted(points(view)["value"]) == pytest.approx([0.1, 0.2, 0.3, 0.5, 0.6])
+    named = {trace.name: trace for trace in view.figure.data}
+    assert len(named["model-0 (n = 3)"].x) == 3
+    assert len(named["model-1 (n = 2)"].x) == 2
+    failed = named["failed (n = 1)"]
+    assert failed.yaxis == "y2"
+    assert "(s)" in view.figure.layout.yaxis.title.text
+    assert view.summary.startswith("6 executions of 2 models in the last 30 days, 5 successful")
+
+
+def test_history_can_be_narrowed(busy: ModelManager) -> None:
+    """A model or a task restricts the rows; nothing left says so; an unknown metric suggests."""
+    only = history(busy, model="model-1").data()["series"].unique().to_list()
+    assert only == ["model-1"]
+    none = history(busy, task="embedding")
+    assert none.data().is_empty()
+    assert "No executions of embedding in the last 30 days: choose" in none.summary
+    with pytest.raises(RequirementError, match="throughput"):
+        history(busy, metric="throughputt")
+
+
+def test_not_measured_is_never_drawn_as_zero(manager: ModelManager) -> None:
+    """A run without the metric leaves no point, and the sentence says so."""
+    manager.record_execution_metrics("m", {"latency": 1.0})
+    view = history(manager, metric="peak_memory")
+    drawn = [trace for trace in view.figure.data if trace.yaxis != "y2"]
+    assert sum(len(trace.x) for trace in drawn) == 0
+    assert "peak memory was not measured" in view.summary
+    assert view.rows is not None
+    assert "not measured" in view.rows.cells[0]
+
+
+def test_a_run_that_was_stopped_is_no_failure(manager: ModelManager) -> None:
+    """What the person stopped is told apart in the history, and counts in no success."""
+    manager.record_execution_metrics("m", {"latency": 1.0})
+    manager.record_execution_metrics(
+        "m", {"success": False, "error": "stopped", "failure": "interrupted"}
+    )
+    view = history(manager, metric="latency")
+    assert whole(view, "stopped")["runs"].to_list() == [1]
+    assert whole(view, "failed").is_empty()
+    assert success(manager).summary.startswith("Of 1 execution in the last 30 days 100.0%")
+    assert "1 more were stopped by you" in success(manager).summary
+
+
+def test_no_peak_is_lost(year: ModelManager) -> None:
+    """Of every series and column the first, last, least and greatest execution are drawn."""
+    view = history(year, metric="latency", points=800, **YEAR)
+    asked = view.parameters
+    raw = year.sql(f"SELECT ts, model, latency FROM executions WHERE success AND {IN_YEAR}").pl()
+    named = set(points(view)["series"].drop_nulls())
+    assert len(named) == 7
+    series = pl.when(pl.col("model").is_in(list(named))).then("model")
+    column = (pl.col("ts").dt.epoch("us") - asked["first"]) // asked["width"]
+    grouped = raw.with_columns(series.alias("series"), column.alias("column")).sort("ts")
+    value = pl.col("latency")
+    kept = grouped.group_by("series", "column").agg(
+        first=value.first(), last=value.last(), least=value.min(), greatest=value.max()
+    )
+    expected = kept.unpivot(index=["series", "column"], value_name="value").select(
+        "series", "column", "value"
+    )
+    drawn = points(view).select("series", column.alias("column"), "value")
+    assert set(drawn.rows()) == set(expected.rows())
+    assert len(drawn) < len(raw) / 5
+    assert whole(view, "greatest")["value"].max() == raw["latency"].max()
+
+
+def test_the_counts_are_exact(year: ModelManager) -> None:
+    """Thinned or not, the executions in the window are counted one by one."""
+    counted = year.sql(
+        f"SELECT count(*) FILTER (success), count(*) FILTER (NOT success) FROM executions "
+        f"WHERE {IN_YEAR}"
+    ).fetchall()[0]
+    view = history(year, metric="latency", points=800, **YEAR)
+    assert (whole(view, "run")["runs"].sum(), whole(view, "failed")["runs"].sum()) == counted
+    rates = success(year, **YEAR).data()
+    assert (rates["succeeded"].sum(), rates["runs"].sum()) == (counted[0], sum(counted))
+
+
+def quantile(year: ModelManager, metric: str, share: float) -> dict[str, float]:
+    rows = year.sql(
+        f"SELECT model, quantile_disc({metric}, {share}) FROM executions "
+        f"WHERE success AND {IN_YEAR} GROUP BY model"
+    ).fetchall()
+    return dict(rows)
+
+
+@pytest.mark.parametrize(("metric", "tail"), [("latency", 0.95), ("throughput", 0.05)])
+def test_percentiles_of_days_come_from_histograms(
+    year: ModelManager, metric: str, tail: float
+) -> None:
+    """From a day a value on the store's histograms answer, within the width of a bucket."""
+    view = history(year, metric=metric, **YEAR)
+    assert view.sql is not None
+    assert "execution_histograms" in view.sql
+    for what, share in (("p50", 0.5), ("tail", tail)):
+        exact = quantile(year, metric, share)
+        told = whole(view, what).drop_nulls("series")
+        assert len(told) == 7
+        for name, value in told["series", "value"].iter_rows():
+            assert value == pytest.approx(exact[name], rel=GAMMA - 1)
+
+
+def test_percentiles_of_other_metrics_are_exact(year: ModelManager) -> None:
+    """Where there is no histogram, the executions themselves are asked."""
+    view = history(year, metric="time_to_first_token", **YEAR)
+    exact = dict(
+        year.sql(
+            f"SELECT model, quantile_cont(time_to_first_token, 0.95) FROM executions "
+            f"WHERE success AND {IN_YEAR} GROUP BY model"
+        ).fetchall()
+    )
+    for name, value in whole(view, "tail").drop_nulls("series")["series", "value"].iter_rows():
+        assert value == pytest.approx(exact[name])
+
+
+def test_lines_need_enough_executions(busy: ModelManager) -> None:
+    """A percentile of fewer than ten executions is not drawn."""
+    lines = [trace for trace in history(busy).figure.data if "p50" in trace.meta]
+    assert lines
+    assert all(len(line.x) == 0 for line in lines)
+
+
+@pytest.mark.parametrize("metric", ["latency", "peak_memory"])
+def test_distributions_have_the_quantiles(year: ModelManager, metric: str) -> None:
+    """Quantiles by model lie within a bucket of the exact ones, and shapes count every run."""
+    view = distributions(year, metric=metric, **YEAR)
+    frame = view.data().drop_nulls("series")
+    for what, share in (("p5", 0.05), ("p50", 0.5), ("p99", 0.99)):
+        exact = quantile(year, metric, share)
+        told = frame.filter(pl.col("what") == what)
+        for name, value in told["series", "value"].iter_rows():
+            assert value == pytest.approx(exact[name], rel=GAMMA - 1)
+    runs = year.sql(f"SELECT count({metric}) FROM executions WHERE success AND {IN_YEAR}")
+    shape = view.data().filter(pl.col("what") == "shape")
+    assert shape["runs"].sum() == runs.fetchall()[0][0]
+
+
+def test_success_carries_its_interval(busy: ModelManager) -> None:
+    """Wilson's interval of five in six is told, not the bare share."""
+    assert "83.3% succeeded (95% interval 43.6% to 97.0%)" in success(busy).summary
+
+
+def test_zooming_the_live_figure_asks_again(year: ModelManager) -> None:
+    """Within an hour every execution is there; set back, the year is shown again."""
+    live = history(year, metric="latency", points=800, **YEAR).live()
+    drawn = sum(len(trace.x) for trace in live.data if trace.meta.endswith("points"))
+    live.layout.xaxis.range = ("2025-06-02 10:00", "2025-06-02 12:30:00.1234")
+    count = year.sql(
+        "SELECT count(*) FROM executions "
+        "WHERE ts BETWEEN '2025-06-02 10:00' AND '2025-06-02 12:30:00.1234'"
+    ).fetchall()[0][0]
+    shown = sum(
+        len(trace.x)
+        for trace in live.data
+        if trace.meta.endswith("points") or trace.meta in {"failed", "stopped"}
+    )
+    assert shown == count > 0
+    assert f"n = {count:,} execution" in live.layout.title.subtitle.text
+    live.layout.xaxis.range = None
+    again = sum(len(trace.x) for trace in live.data if trace.meta.endswith("points"))
+    assert again == drawn
+    assert "n = 30,000" in live.layout.title.subtitle.text
+    live.close()
