@@ -21,6 +21,7 @@ from ravenxterm_lab.hardware import HardwareProfile
 from ravenxterm_lab.metadata import ModelMetadata, ModelType
 from ravenxterm_lab.models import ModelManager, Workbench
 from ravenxterm_lab.runtimes import LoadedModel, LoadOptions, Runtime
+from ravenxterm_lab.runtimes.budgets import RAM
 from ravenxterm_lab.runtimes.fake import FakeRuntime
 from ravenxterm_lab.runtimes.llama_cpp import LlamaCppRuntime
 from ravenxterm_lab.runtimes.onnx import OnnxRuntime
@@ -122,7 +123,7 @@ def test_a_run_beyond_the_budget_is_stopped_by_the_system(
     budget = 400 * MIB
     made.update_preferences(max_memory_usage=max(budget / profile.total_memory, 0.05))
     # A share cannot be below 5%: the pool is told the budget itself.
-    made.pool._budget = lambda: budget
+    made.pool._budget = lambda: {RAM: budget}
     with pytest.raises(NoSuitableModelError, match="out_of_memory"):
         made.run("embedding", ["one two three " * 300] * 32)
     assert made.run("embedding", "one two three").output.shape == (1, 384)
