@@ -16,6 +16,7 @@ from ravenxterm_lab.metadata import ModelMetadata, ModelType
 from ravenxterm_lab.runtimes import LoadedModel, LoadOptions, ModelPool, RunResult
 from ravenxterm_lab.runtimes.budgets import RAM
 from ravenxterm_lab.runtimes.fake import FakeRuntime
+from ravenxterm_lab.runtimes.onnx import OnnxRuntime
 from ravenxterm_lab.runtimes.process import limit_growth, process_memory
 from ravenxterm_lab.runtimes.worker_model import WorkerModel
 
@@ -199,3 +200,41 @@ def test_a_process_that_has_ended_cannot_be_limited(runtime: _Runtime) -> None:
     assert pid is not None
     time.sleep(0.01)
     assert not limit_growth(pid, 0, 1)
+
+
+@pytest.mark.models
+def test_two_real_engines_that_grow_stay_within_the_budget(minilm: ModelMetadata) -> None:
+    """ONNX Runtime twice, on ever larger batches at once: each is refused in time, and goes on."""
+    budget = 700 * MIB
+    pool = ModelPool(budget=lambda: {RAM: budget}, estimate=lambda model, options: {RAM: 64 * MIB})
+    runtime = OnnxRuntime()
+    with (
+        pool.acquire(runtime, minilm, replace(OPTIONS, seed=1)) as (a, _),
+        pool.acquire(runtime, minilm, replace(OPTIONS, seed=2)) as (b, _),
+    ):
+        assert a.pid is not None
+        assert b.pid is not None
+        watch = Watch([a.pid, b.pid])
+        watch.start()
+        refused: list[FailureKind] = []
+
+        def take(one: LoadedModel) -> None:
+            for count in (8, 16, 32, 64, 128, 256, 512):
+                try:
+                    one.run("embedding", ["one two three " * 200] * count)
+                except RuntimeFailureError as error:
+                    refused.append(error.kind)
+                    return
+
+        threads = [threading.Thread(target=take, args=(one,)) for one in (a, b)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(300)
+        watch.over.set()
+        watch.join(30)
+        assert refused == [FailureKind.OUT_OF_MEMORY] * 2
+        assert watch.most <= 1.05 * budget
+        for one in (a, b):
+            assert one.run("embedding", "one two three").output.shape == (1, 384)  # type: ignore[union-attr]
+    pool.close()
