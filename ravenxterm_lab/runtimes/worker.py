@@ -222,17 +222,19 @@ class WorkerProcess:
             If the process has ended.
         """
         deadline = None if timeout is None else time.monotonic() + max(0.0, timeout)
+        gone = False
         while True:
             left = _LOOK_SECONDS if deadline is None else max(0.0, deadline - time.monotonic())
-            # Asked before the wait: what a dead process wrote last still arrives during it. The
-            # end of its output does not, where a child of its own holds the pipe open.
-            gone = self._process.poll() is not None
             try:
                 frame = self._incoming.get(timeout=min(left, _LOOK_SECONDS))
             except queue.Empty:
                 if left < _LOOK_SECONDS:
                     raise TimeoutError from None
                 if not gone:
+                    # Asked before a further wait: what a dead process wrote last still arrives
+                    # during it. The end of its output does not, where a child of its own holds
+                    # the pipe open.
+                    gone = self._process.poll() is not None
                     continue
                 frame = None
             if frame is None:
