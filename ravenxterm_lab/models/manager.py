@@ -14,6 +14,7 @@ from ravenxterm_lab.models.measuring import Measuring
 from ravenxterm_lab.models.planning import Planning, task_requirements
 from ravenxterm_lab.models.recording import check_model, record_feedback, record_metrics
 from ravenxterm_lab.models.registry import ModelRegistry, ScanReport
+from ravenxterm_lab.models.replaying import Replaying
 from ravenxterm_lab.models.run_report import RunReport, no_suitable_model
 from ravenxterm_lab.models.running import Request, TrackedRun, run_selection
 from ravenxterm_lab.models.selector import AdaptiveModelSelector
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["ModelManager"]
 
 
-class ModelManager(Displayed, Estimating, Measuring, Planning):
+class ModelManager(Displayed, Estimating, Measuring, Planning, Replaying):
     """Everything in one place: models, preferences, selection, execution, history.
 
     Parameters

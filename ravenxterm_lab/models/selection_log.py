@@ -80,7 +80,10 @@ class SelectionLog:
         self._wanted = wanted
         self._preferences = preferences
         self._identity = uuid4().hex
-        self._left: deque[Recommendation | Rejection] = deque(ranking.ranked)
+        # In the order in which they were decided upon, by which a draw goes.
+        items = {item.model.name: item for item in ranking.ranked}
+        arms = ranking.decision.arms if ranking.decision else ()
+        self._left: deque[Recommendation | Rejection] = deque(items[arm.model.name] for arm in arms)
         self._left.extend(ranking.ranked.rejected)
         self._lock = threading.RLock()
         self._key: str | None = None
@@ -130,6 +133,7 @@ def _head(
         "seed": ranking.seed,
         "machine": {
             "devices": [device.value for device in machine.devices],
+            "present": [device.value for device in machine.present],
             "total": machine.total,
             "available": machine.available,
             "budget": machine.budget,

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     Whole = NDArray[np.intp]
 
 __all__ = [
+    "FEW_OUTCOMES",
     "LEVEL",
     "Belief",
     "CellPrior",
@@ -68,6 +69,8 @@ NOISE_RUNS = 10
 QUALITY_NOISE = 0.25
 #: Standard deviation of what a model's ln speed and ln work on one task have of their own.
 OWN_TASK = 0.25
+#: Below this many outcomes in effect, a weighted mean of them says little.
+FEW_OUTCOMES = 10.0
 #: A share of 0 among the policy's 256 draws is no proof that it never chooses an arm.
 LEAST_PROBABILITY = 1 / 257
 #: Numbers that are worked on at a time.

@@ -313,7 +313,8 @@ def policy_named(policy: str | Policy) -> tuple[str, Policy]:
         On an unknown name; it suggests the nearest.
     """
     if callable(policy):
-        return getattr(policy, "__name__", type(policy).__name__), policy
+        name = getattr(policy, "__name__", type(policy).__name__)
+        return "a function" if name == "<lambda>" else name, policy
     if policy not in POLICIES:
         known = ", ".join(repr(name) for name in POLICIES)
         raise RequirementError(
@@ -377,8 +378,8 @@ def _by_name(moment: Moment, shares: Iterable[float]) -> dict[str, float]:
 class _Memory(Mapping[tuple[str, str], "list[Execution]"]):
     """What is known so far; as a mapping, the last executions of each model on each task."""
 
-    def __init__(self, begin: datetime) -> None:
-        self._ledger = Ledger(Whole([], []), begin)
+    def __init__(self, end: datetime) -> None:
+        self._ledger = Ledger(Whole([], []), end)
         self._runs: dict[str, Execution] = {}
         self._places: dict[tuple[str, str], list[str]] = {}
         self._judged: set[tuple[str, str]] = set()
@@ -435,11 +436,12 @@ def redecide(
     RequirementError
         If the policy names no candidate, or its probabilities are none.
     """
-    waiting = deque(events)
-    memory: _Memory | None = None
-    for past in decisions:
-        if memory is None:
-            memory = _Memory(past.at)
+    waiting, every = deque(events), list(decisions)
+    if not every:
+        return
+    # Ages are counted back from the end, so that no run is newer than what they count from.
+    memory = _Memory(every[-1].at)
+    for past in every:
         while waiting and waiting[0].at < past.at:
             memory.take(waiting.popleft())
         yield _redecide(past, memory, policy)

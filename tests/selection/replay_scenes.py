@@ -19,6 +19,7 @@ from ravenxterm_lab.selection.reading import Mark, Run, Whole
 from ravenxterm_lab.selection.replay import Execution, PastDecision
 
 BEGIN = datetime(2026, 10, 1, 8)  # noqa: DTZ001 - as the store's timestamps
+END = BEGIN + timedelta(days=60)
 BUDGET = 48_000_000_000
 TASKS = ("chat", "summarise")
 FIRST_TOKEN = 0.3
@@ -110,7 +111,8 @@ def adaptive_log(
 ) -> Log:
     """Let the product's own policy choose, run and learn, one decision an hour or so."""
     rng = np.random.default_rng(seed)
-    world, ledger, at = World.made(rng, models), Ledger(Whole([], []), BEGIN), BEGIN
+    # Ages count back from the end of the log.
+    world, ledger, at = World.made(rng, models), Ledger(Whole([], []), END), BEGIN
     then, now = then or UserPreferences(), now or UserPreferences(performance_mode="speed")
     past, runs = [], []
     for number in range(decisions):

@@ -73,8 +73,8 @@ def test_a_judgement_counts_from_when_it_was_made(log: scenes.Log) -> None:
         return moment.names[0]
 
     list(redecide(log.decisions, events, look))
-    plain = Ledger(Whole([], []), scenes.BEGIN)
-    turned = Ledger(Whole([], []), scenes.BEGIN)
+    plain = Ledger(Whole([], []), scenes.END)
+    turned = Ledger(Whole([], []), scenes.END)
     for one in log.executions[:20]:
         quality = 1.0 - (one.run.quality or 0.0)
         plain.add(one.run)
