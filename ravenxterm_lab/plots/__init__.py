@@ -16,6 +16,7 @@ from ravenxterm_lab.plots.history import history
 from ravenxterm_lab.plots.memory import memory
 from ravenxterm_lab.plots.predictions import predictions
 from ravenxterm_lab.plots.ranking import ranking
+from ravenxterm_lab.plots.replay import replay
 from ravenxterm_lab.plots.success import success
 from ravenxterm_lab.plots.view import Rows, View
 
@@ -31,5 +32,6 @@ __all__ = [
     "memory",
     "predictions",
     "ranking",
+    "replay",
     "success",
 ]
