@@ -7,18 +7,11 @@ points, like anybody else's.
 
 from __future__ import annotations
 
-from ravenxterm_lab.runtimes.base import (
-    DEFAULT_CONTEXT,
-    LoadedModel,
-    LoadOptions,
-    LoadReport,
-    MemoryUse,
-    RunResult,
-    Runtime,
-)
+from ravenxterm_lab.runtimes.base import DEFAULT_CONTEXT, LoadedModel, LoadOptions, Runtime
 from ravenxterm_lab.runtimes.plugins import RuntimeNote, discover_runtimes, installed_runtimes
 from ravenxterm_lab.runtimes.pool import ModelPool
 from ravenxterm_lab.runtimes.process import usable_threads
+from ravenxterm_lab.runtimes.reports import LoadReport, MemoryUse, RunResult
 from ravenxterm_lab.runtimes.residents import Resident
 from ravenxterm_lab.runtimes.served import ServerRuntime
 

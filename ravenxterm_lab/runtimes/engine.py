@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.exceptions import FailureKind
-from ravenxterm_lab.runtimes.base import MemoryUse
 from ravenxterm_lab.runtimes.process import limit_memory, peak_bytes, process_memory
 from ravenxterm_lab.runtimes.protocol import ProtocolError, read_frame, write_frame
+from ravenxterm_lab.runtimes.reports import MemoryUse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -14,14 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ravenxterm_lab.exceptions import FailureKind, RuntimeFailureError
 from ravenxterm_lab.metadata import HardwareType, ModelMetadata, ModelType
 from ravenxterm_lab.requirements import TASKS
-from ravenxterm_lab.runtimes.base import (
-    LoadedModel,
-    LoadOptions,
-    LoadReport,
-    MemoryUse,
-    RunResult,
-    Runtime,
-)
+from ravenxterm_lab.runtimes.base import LoadedModel, LoadOptions, Runtime
 from ravenxterm_lab.runtimes.inputs import (
     as_arrays,
     as_text_request,
@@ -29,6 +22,7 @@ from ravenxterm_lab.runtimes.inputs import (
     check_timeout,
     no_parameters,
 )
+from ravenxterm_lab.runtimes.reports import LoadReport, MemoryUse, RunResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from ravenxterm_lab.exceptions import FailureKind, RuntimeFailureError
     from ravenxterm_lab.metadata import ModelMetadata
-    from ravenxterm_lab.runtimes.base import LoadedModel, LoadOptions, RunResult
+    from ravenxterm_lab.runtimes.base import LoadedModel, LoadOptions
     from ravenxterm_lab.runtimes.inputs import TextRequest
+    from ravenxterm_lab.runtimes.reports import RunResult
 
 __all__ = ["LlamaCppRuntime"]
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ravenxterm_lab.metadata import ModelMetadata
-    from ravenxterm_lab.runtimes.base import LoadedModel, LoadOptions, RunResult
+    from ravenxterm_lab.runtimes.base import LoadedModel, LoadOptions
+    from ravenxterm_lab.runtimes.reports import RunResult
 
 __all__ = ["OnnxRuntime"]
 

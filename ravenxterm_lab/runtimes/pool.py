@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ravenxterm_lab.metadata import ModelMetadata
-    from ravenxterm_lab.runtimes.base import LoadedModel, LoadReport, Runtime
+    from ravenxterm_lab.runtimes.base import LoadedModel, Runtime
     from ravenxterm_lab.runtimes.budgets import Bytes
     from ravenxterm_lab.runtimes.eviction import Key
+    from ravenxterm_lab.runtimes.reports import LoadReport
     from ravenxterm_lab.runtimes.residents import Resident
 
     OnLoad = Callable[

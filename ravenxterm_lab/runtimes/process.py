@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from ravenxterm_lab.runtimes.base import MemoryUse
+from ravenxterm_lab.runtimes.reports import MemoryUse
 
 __all__ = [
     "limit_growth",

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from ravenxterm_lab.metadata import ModelMetadata
-    from ravenxterm_lab.runtimes.base import LoadedModel, MemoryUse
+    from ravenxterm_lab.runtimes.base import LoadedModel
     from ravenxterm_lab.runtimes.budgets import Bytes
+    from ravenxterm_lab.runtimes.reports import MemoryUse
 
 __all__ = ["Entry", "Resident", "divide"]
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.exceptions import FailureKind, RequirementError, RuntimeFailureError
-from ravenxterm_lab.runtimes.base import LoadedModel, LoadOptions, LoadReport, MemoryUse, RunResult
+from ravenxterm_lab.runtimes.base import LoadedModel, LoadOptions
 from ravenxterm_lab.runtimes.failures import classify
 from ravenxterm_lab.runtimes.inputs import as_text_request, as_texts, check_timeout, no_parameters
 from ravenxterm_lab.runtimes.loopback import AnswerError, Endpoint, TooSlowError, UnreachableError
+from ravenxterm_lab.runtimes.reports import LoadReport, MemoryUse, RunResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.exceptions import FailureKind, RuntimeFailureError
-from ravenxterm_lab.runtimes.base import MemoryUse
 from ravenxterm_lab.runtimes.engine import DIRECTORY_VARIABLE
 from ravenxterm_lab.runtimes.process import oom_kills, process_memory
 from ravenxterm_lab.runtimes.protocol import ProtocolError, read_frame, write_frame
+from ravenxterm_lab.runtimes.reports import MemoryUse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

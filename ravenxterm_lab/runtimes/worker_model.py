@@ -10,11 +10,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.exceptions import FailureKind, RequirementError, RuntimeFailureError
-from ravenxterm_lab.runtimes.base import LoadedModel, LoadReport, RunResult
+from ravenxterm_lab.runtimes.base import LoadedModel
 from ravenxterm_lab.runtimes.engine import BAD_INPUT
 from ravenxterm_lab.runtimes.failures import classify, describe_exit
 from ravenxterm_lab.runtimes.inputs import check_timeout
 from ravenxterm_lab.runtimes.process import limit_growth, usable_threads
+from ravenxterm_lab.runtimes.reports import LoadReport, RunResult
 from ravenxterm_lab.runtimes.worker import WorkerDiedError, WorkerProcess
 from ravenxterm_lab.units import format_bytes, format_seconds
 
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from ravenxterm_lab.metadata import ModelMetadata
-    from ravenxterm_lab.runtimes.base import LoadOptions, MemoryUse, Runtime
+    from ravenxterm_lab.runtimes.base import LoadOptions, Runtime
     from ravenxterm_lab.runtimes.protocol import Frame
+    from ravenxterm_lab.runtimes.reports import MemoryUse
 
 __all__ = ["WorkerModel"]
 

@@ -22,8 +22,9 @@ from ravenxterm_lab.hardware import HardwareProfile
 from ravenxterm_lab.metadata import AttentionGeometry, HardwareType, ModelMetadata, ModelType
 from ravenxterm_lab.models import ModelManager, Workbench
 from ravenxterm_lab.models.benchmarking import _digest
-from ravenxterm_lab.runtimes.base import LoadedModel, LoadOptions, RunResult
+from ravenxterm_lab.runtimes.base import LoadedModel, LoadOptions
 from ravenxterm_lab.runtimes.fake import FakeRuntime
+from ravenxterm_lab.runtimes.reports import RunResult
 
 
 def model(name: str, **changes: Any) -> ModelMetadata:
