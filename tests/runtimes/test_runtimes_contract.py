@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -113,6 +113,7 @@ _NUMBERS = hnp.arrays(
 )
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.text(), st.integers() | st.text() | st.none(), max_size=4),
     st.dictionaries(st.text(), _NUMBERS, max_size=3),
@@ -139,6 +140,7 @@ def test_frames_arrive_as_they_were_sent(
     assert read_frame(stream) is None
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_frame_that_is_cut_short_is_an_error(data: st.DataObject) -> None:
     """A stream that ends anywhere inside a frame is told from one that ends after it."""

@@ -143,6 +143,7 @@ def suffices(chosen: tuple[Candidate, ...], needed: Bytes) -> bool:
     return all(freed.get(device, 0) >= count for device, count in needed.items())
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(AMOUNTS, st.floats(0, 10)), min_size=1, max_size=7),
     st.dictionaries(st.sampled_from(DEVICES), st.floats(0, 1)),
@@ -165,6 +166,7 @@ def test_the_victims_make_room_on_every_short_device_at_the_least_loss(
     assert sum(item.loss for item in chosen) == pytest.approx(least)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(AMOUNTS, st.floats(0, 10)), min_size=13, max_size=30),
     st.dictionaries(st.sampled_from(DEVICES), st.floats(0, 1)),

@@ -6,7 +6,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ravenxterm_lab.metadata import ModelMetadata, ModelType
@@ -57,6 +57,7 @@ def test_nothing_is_expected_of_nothing() -> None:
     assert dict(UsePattern().expected()) == {}
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 50), st.floats(0, 10)), min_size=1, max_size=8),
     st.floats(0, 1),
@@ -78,6 +79,7 @@ def test_the_choice_is_the_cheapest_that_suffices(
     assert sum(item.loss for item in chosen) == pytest.approx(least)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 50), st.floats(0, 10)), min_size=13, max_size=30))
 def test_of_many_none_goes_for_nothing(sizes: list[tuple[int, float]]) -> None:
     """With more models than can be tried in all ways, enough goes, and none could have stayed."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import struct
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from fasttext_files import LABELS, WORDS, fasttext_bytes, fasttext_file, pruned_file
+from fuzz_readers import mutate
 
-from ravenxterm_lab.exceptions import FailureKind, RequirementError, RuntimeFailureError
+from ravenxterm_lab.exceptions import (
+    FailureKind,
+    ModelFileError,
+    RequirementError,
+    RuntimeFailureError,
+)
 from ravenxterm_lab.metadata import ModelMetadata, ModelType
 from ravenxterm_lab.readers import read_facts
 from ravenxterm_lab.runtimes import LoadedModel, LoadOptions, discover_runtimes
@@ -201,6 +210,44 @@ def test_a_matrix_that_lies_harms_only_the_worker(tmp_path: Path, rows: int) -> 
     with pytest.raises(RuntimeFailureError) as caught:
         load_bytes(tmp_path / "a.ftz", changed, memory_limit=64 << 20)
     assert caught.value.kind is FailureKind.OUT_OF_MEMORY
+
+
+_CHILD = """
+import sys
+from pathlib import Path
+import fasttext
+for path in sorted(Path(sys.argv[1]).glob("*.ftz"), key=lambda path: int(path.stem)):
+    print(path.stem, flush=True)
+    try:
+        model = fasttext.load_model(str(path)).f
+        for text in ("chat cat maison", "zzz \\u00e9\\u00e8 Haus", "", "a b c d e f g h"):
+            model.predict(text + chr(10), 5, 0.0, "replace")
+    except (ValueError, RuntimeError, MemoryError):
+        pass
+"""
+
+
+def test_what_the_reader_accepts_never_crashes_the_engine(tmp_path: Path) -> None:
+    """Of 3,000 mutated models those that pass the reader load and answer, or are refused."""
+    draw = random.Random(7)
+    ngrams = {"bucket": 100, "ngrams": (2, 4)}
+    pruned = {**ngrams, "pruned": [(5, 0), (17, 2), (3, 1)], "width": 2, "dim": 5}
+    seeds = [fasttext_bytes(loss=loss, bucket=5, ngrams=(1, 3)) for loss in (1, 2, 3, 4)]
+    seeds += [fasttext_bytes(**pruned), fasttext_bytes(word_ngrams=3, bucket=9)]
+    accepted = 0
+    for _ in range(3000):
+        path = tmp_path / f"{accepted}.ftz"
+        path.write_bytes(mutate(draw.choice(seeds), draw))
+        try:
+            accepted += read_facts(path).task_types != ("embedding",)
+        except ModelFileError:
+            path.unlink()
+    done = subprocess.run(
+        [sys.executable, "-c", _CHILD, tmp_path], capture_output=True, text=True, check=False
+    )
+    loaded = done.stdout.split()
+    assert done.returncode == 0, (loaded[-1:], done.stderr[-500:])
+    assert len(loaded) >= accepted > 200
 
 
 def test_lines() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ravenxterm_lab.exceptions import FailureKind, RequirementError, RuntimeFailureError
@@ -163,6 +163,7 @@ def test_a_tokenizer_that_is_no_tokenizer_is_corrupt(minilm: ModelMetadata, tmp_
     assert caught.value.kind is FailureKind.CORRUPT
 
 
+@settings(deadline=None)
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(0, 5), st.integers(0, 2**32 - 1))
 def test_pooling_ignores_padding(texts: int, tokens: int, padding: int, seed: int) -> None:
     """Rows have length 1, and whatever stands in padded places changes nothing."""
