@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from ravenxterm_lab.selection.effects import solve
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -52,35 +54,14 @@ class FieldPrior:
         a = np.asarray(left, dtype=np.intp).reshape(-1, 2)
         b = np.asarray(right, dtype=np.intp).reshape(-1, 2)
         same_model = a[:, None, 0] == b[None, :, 0]
-        same_task = a[:, None, 1] == b[None, :, 1]
-        total: NDArray[np.float64] = (
-            self.common**2
-            + self.task**2 * same_task
-            + self.model**2 * same_model
-            + self.cell**2 * (same_model & same_task)
-            + self.slope**2 * x[a[:, 0]][:, None] * x[b[:, 0]][None, :]
-        )
+        total = np.full(same_model.shape, self.common**2)
+        if self.task or self.cell:
+            same_task = a[:, None, 1] == b[None, :, 1]
+            total += self.task**2 * same_task + self.cell**2 * (same_model & same_task)
+        total += self.model**2 * same_model
+        if self.slope:
+            total += self.slope**2 * x[a[:, 0]][:, None] * x[b[:, 0]][None, :]
         return total
-
-    def draw(
-        self,
-        cells: Sequence[Cell],
-        x: NDArray[np.float64],
-        rng: np.random.Generator,
-        count: int,
-    ) -> NDArray[np.float64]:
-        """Draw the cells jointly from the prior (count × cells), by drawing each effect."""
-        index = np.asarray(cells, dtype=np.intp).reshape(-1, 2)
-        models, model_of = np.unique(index[:, 0], return_inverse=True)
-        tasks, task_of = np.unique(index[:, 1], return_inverse=True)
-        pairs, pair_of = np.unique(index, axis=0, return_inverse=True)
-        return (
-            self.common * rng.standard_normal((count, 1))
-            + self.task * rng.standard_normal((count, len(tasks)))[:, task_of]
-            + self.model * rng.standard_normal((count, len(models)))[:, model_of]
-            + self.cell * rng.standard_normal((count, len(pairs)))[:, pair_of.reshape(-1)]
-            + self.slope * rng.standard_normal((count, 1)) * x[index[:, 0]][None, :]
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +106,7 @@ def condition(
     """Condition a prior on observations, exactly.
 
     Mean ``m + K(K + D)⁻¹(ȳ − m)`` with ``D = diag(noise / n)`` (Rasmussen & Williams 2006,
-    eq. 2.25); joint draws by Matheron's rule: a prior draw plus the same gain applied to what
-    that draw misses of the data (Wilson et al. 2020, "Efficiently sampling functions from
-    Gaussian process posteriors").
+    eq. 2.25), and joint draws from that posterior; `effects.solve` finds both without K.
 
     Parameters
     ----------
@@ -138,7 +117,7 @@ def condition(
     wanted : sequence of (int, int)
         Cells to return, as (model index, task index).
     observed : sequence of Observation
-        The data.
+        The data; each cell once.
     covariate : array (models,)
         For the slope; pass zeros when it has none.
     rng : numpy.random.Generator
@@ -147,33 +126,11 @@ def condition(
         How many joint draws.
     """
     mean_wanted = np.array([prior_mean[cell] for cell in wanted])
-    covariance = prior.covariance(wanted, wanted, covariate)
-    seen = [item.cell for item in observed]
-    drawn = prior.draw([*wanted, *seen], covariate, rng, count)
-    draws = mean_wanted + drawn[:, : len(wanted)]
-    if not observed:
-        return Posterior(mean_wanted, *_deviations(covariance), draws)
-    mean_seen = np.array([prior_mean[cell] for cell in seen])
-    data = np.array([item.mean for item in observed])
-    noise = prior.noise / np.array([item.n for item in observed])
-    cross = prior.covariance(wanted, seen, covariate)
-    # OpenBLAS wakes its threads to solve for a hundred models, which takes 11 ms where this
-    # takes 0.4; the noise keeps the matrix well away from a singular one.
-    gain = cross @ np.linalg.inv(prior.covariance(seen, seen, covariate) + np.diag(noise))
-    missed = (data - mean_seen) - drawn[:, len(wanted) :]
-    missed -= rng.standard_normal(missed.shape) * np.sqrt(noise)
-    covariance -= gain @ cross.T
+    residual = np.array([one.mean - prior_mean[one.cell] for one in observed], dtype=np.float64)
+    found = solve(prior, residual, wanted, observed, covariate, rng, count)
     return Posterior(
-        mean_wanted + gain @ (data - mean_seen),
-        *_deviations(covariance),
-        draws + missed @ gain.T,
+        mean_wanted + found.shift,
+        np.sqrt(np.maximum(found.variance, 0.0)),
+        np.sqrt(np.maximum(found.variance - found.shared, 0.0)),
+        mean_wanted + found.draws,
     )
-
-
-def _deviations(
-    covariance: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    variance = np.diag(covariance)
-    shared = covariance - np.diag(np.full(len(covariance), np.inf))
-    own = variance - np.maximum(shared.max(1), 0.0)
-    return np.sqrt(np.maximum(variance, 0.0)), np.sqrt(np.maximum(own, 0.0))
