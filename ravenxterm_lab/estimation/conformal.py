@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -201,6 +202,7 @@ def _quantile(
     return float(np.interp(rate * total, ranks, values[order]))
 
 
+@cache
 def normal_interval(level: float) -> tuple[float, float]:
     """Return the ends of a central interval of the standard normal distribution."""
     end = NormalDist().inv_cdf((1 + level) / 2)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from ravenxterm_lab.estimation.conformal import DEFAULT_LEVEL, Group, normal_interval
@@ -31,9 +32,12 @@ __all__ = ["Estimator", "MemoryForecast"]
 _MEASURED_SPREAD = 0.02
 #: Of a formula that states no interval, and of the difference between two of its answers.
 _FORMULA_SPREAD = 0.1
+#: Answers of the formula that are kept: a budget that moves would make ever more.
+_MOST_FORMULAS = 8192
 
 
 _FACTS = tuple(field.name for field in fields(MemoryEstimate))
+_FACTS_OF = attrgetter(*_FACTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +99,20 @@ class Estimator:
         self.level = level
         nothing = History()
         self._history = history or (lambda: nothing)
-        # Rankings ask for the same speeds again and again; an answer holds for its history.
+        # Rankings ask for the same again and again; an answer holds for its history.
         self._speeds: WeakKeyDictionary[History, dict[tuple[object, ...], SpeedEstimate]]
         self._speeds = WeakKeyDictionary()
+        self._memories: WeakKeyDictionary[History, dict[tuple[object, ...], MemoryForecast]]
+        self._memories = WeakKeyDictionary()
+        # What the formula says holds for every history.
+        self._formulas: dict[tuple[object, ...], MemoryEstimate] = {}
 
     def frozen(self) -> Estimator:
         """Return an estimator that keeps to what is known now, whatever is recorded later."""
         known = self._history()
         frozen = Estimator(self.hardware, lambda: known, level=self.level)
-        frozen._speeds = self._speeds
+        frozen._speeds, frozen._memories = self._speeds, self._memories
+        frozen._formulas = self._formulas
         return frozen
 
     def memory(
@@ -133,6 +142,22 @@ class Estimator:
         options = (options or LoadOptions()).resolved(model)
         engine = engine or (model.runtimes[0] if model.runtimes else None)
         history = self._history()
+        kept = self._memories.setdefault(history, {})
+        key = (history.version, Same(model), options, engine)
+        known = kept.get(key)
+        if known is None or known.budget_bytes != budget_bytes:
+            known = self._memory(model, options, engine, budget_bytes, history)
+            kept[key] = known
+        return known
+
+    def _memory(
+        self,
+        model: ModelMetadata,
+        options: LoadOptions,
+        engine: str | None,
+        budget_bytes: int | None,
+        history: History,
+    ) -> MemoryForecast:
         place = (engine or "", options.device.value)
         group = Group("peak_memory", "formula", *place)
         # What a process holds resident says nothing of a card's own memory.
@@ -295,8 +320,14 @@ class Estimator:
         measured_bytes: int | None = None,
         gpu_layers: int | None = None,
     ) -> MemoryEstimate:
+        key = (Same(model), options, engine, budget_bytes, measured_bytes, gpu_layers)
+        known = self._formulas.get(key)
+        if known is not None:
+            return known
         gpus = self.hardware.gpu_devices
-        return estimate_memory(
+        if len(self._formulas) >= _MOST_FORMULAS:
+            self._formulas.clear()
+        known = self._formulas[key] = estimate_memory(
             model,
             engine=engine,
             context_length=options.context_length,
@@ -308,6 +339,7 @@ class Estimator:
             budget_bytes=budget_bytes,
             measured_bytes=measured_bytes,
         )
+        return known
 
     def _nearest(
         self,
@@ -342,7 +374,7 @@ class Estimator:
         runs: int = 0,
     ) -> MemoryForecast:
         """Add the evidence, and an interval that is calibrated."""
-        facts = {name: getattr(base, name) for name in _FACTS}
+        facts: dict[str, Any] = dict(zip(_FACTS, _FACTS_OF(base), strict=True))
         below, above = _sides(base) if spread is None else (spread, spread)
         facts.update(tier=group.tier, level=self.level, below=below, above=above, runs=runs)
         if base.total_bytes is not None:

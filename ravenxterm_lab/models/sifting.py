@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.estimation import MemoryForecast, model_key
+from ravenxterm_lab.estimation.parts import Same
 from ravenxterm_lab.runtimes import LoadOptions
 from ravenxterm_lab.runtimes.base import DEFAULT_CONTEXT
 from ravenxterm_lab.selection import Arm, Engine, Rejection, Violation, assess, relax
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ravenxterm_lab.models.failing import Failing
     from ravenxterm_lab.models.workbench import Workbench
     from ravenxterm_lab.requirements import TaskRequirements
+    from ravenxterm_lab.runtimes import Runtime
     from ravenxterm_lab.selection import Assessment, Evidence, Machine, Relaxation
 
 __all__ = ["Measure", "Sieve", "Sifted"]
@@ -149,11 +151,8 @@ class Sieve:
         if asked is not None and model.context_length:
             asked = min(asked, model.context_length)
         context = None if asked is None or asked <= DEFAULT_CONTEXT else asked
-        options = LoadOptions(device=device, context_length=context)
-        if not model.runtimes:
-            return options
-        # Resolved, so that a peak is found again under the settings that it was measured with.
-        return self._bench.runtime(model.runtimes[0]).resolve(model, options)
+        runtime = self._bench.runtime(model.runtimes[0]) if model.runtimes else None
+        return _resolved(Same(model), runtime, device, context)
 
     def _matters(self, model: ModelMetadata, found: Assessment) -> bool:
         """Say whether a belief about a model is needed, or its history tells of others."""
@@ -212,6 +211,18 @@ class Sieve:
         options = self._options(model, way.wanted, way.assessment.device)
         moved = self._arm(model, _forecast(way.assessment), options)
         return [*(arm for arm in arms if arm.model.name != model.name), moved]
+
+
+# Each ranking asks for the same again; what a runtime chooses for a model stays.
+@lru_cache(maxsize=8192)
+def _resolved(
+    model: Same[ModelMetadata], runtime: Runtime | None, device: HardwareType, context: int | None
+) -> LoadOptions:
+    options = LoadOptions(device=device, context_length=context)
+    if runtime is None:
+        return options
+    # Resolved, so that a peak is found again under the settings that it was measured with.
+    return runtime.resolve(model.value, options)
 
 
 def _forecast(found: Assessment) -> MemoryForecast:

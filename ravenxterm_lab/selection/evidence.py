@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -89,7 +90,12 @@ class Engine(NamedTuple):
     @classmethod
     def of(cls, runtime: str, device: str, settings: str) -> Engine:
         """Return the engine that a text of settings describes, as the store records them."""
-        return cls(runtime, device, engine_settings(settings) or "", kv_type(settings))
+        return _engine(runtime, device, settings)
+
+
+@lru_cache(maxsize=1024)
+def _engine(runtime: str, device: str, settings: str) -> Engine:
+    return Engine(runtime, device, engine_settings(settings) or "", kv_type(settings))
 
 
 class Speeds(NamedTuple):
@@ -170,6 +176,9 @@ class CellEvidence:
             speed_mean=sum(one.total for one in speeds) / n if n else None,
             first_token_mean=sum(one.first_total for one in speeds) / first_n if first_n else None,
         )
+
+
+_NEVER_RUN = CellEvidence()
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +269,7 @@ class Evidence:
         task : str
             Normalised task name.
         """
-        return self.cells.get((key, task), CellEvidence())
+        return self.cells.get((key, task), _NEVER_RUN)
 
     def of_model(self, key: str) -> Iterator[CellEvidence]:
         """Yield the cells of one model, over all tasks."""

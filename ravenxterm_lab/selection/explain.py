@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, overload
 
@@ -15,11 +15,12 @@ from ravenxterm_lab.tables import Card, Displayed, Table
 from ravenxterm_lab.units import format_number, format_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ravenxterm_lab.estimation import MemoryEstimate
     from ravenxterm_lab.metadata import ModelMetadata
     from ravenxterm_lab.selection.constraints import Rejection
+    from ravenxterm_lab.selection.field import Posterior
     from ravenxterm_lab.selection.policy import Decision
     from ravenxterm_lab.selection.why_not import Asked, WhyNot
 
@@ -207,7 +208,9 @@ class Recommendations(Displayed, Sequence[Recommendation]):
         task: str,
         situation: Asked | None = None,
     ) -> None:
-        self._items = self._all = tuple(items)
+        whole: Sequence[Recommendation]
+        whole = items if isinstance(items, _Explained) else tuple(items)
+        self._items = self._all = whole
         self.rejected = tuple(rejected)
         self.task = task
         self._situation = situation
@@ -227,7 +230,8 @@ class Recommendations(Displayed, Sequence[Recommendation]):
         return len(self._items)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_situation": None}
+        whole, items = tuple(self._all), tuple(self._items)
+        return {**self.__dict__, "_all": whole, "_items": items, "_situation": None}
 
     def why_not(self, name: str) -> WhyNot:
         """Say why a model is not the first choice, and what would make it so.
@@ -287,8 +291,8 @@ class Recommendations(Displayed, Sequence[Recommendation]):
 
 def recommend(
     decision: Decision, memory: Sequence[MemoryEstimate], budget_bytes: int
-) -> list[Recommendation]:
-    """Turn a decision into recommendations, best first.
+) -> Sequence[Recommendation]:
+    """Turn a decision into recommendations, best first; each is made when it is looked at.
 
     Parameters
     ----------
@@ -299,10 +303,53 @@ def recommend(
     budget_bytes : int
         What the policy held their memory against.
     """
-    return [
-        _recommendation(decision, memory[index], budget_bytes, index, rank)
-        for rank, index in enumerate(decision.order(), start=1)
-    ]
+    order = decision.order()
+    # Whoever keeps a ranking need not keep the draws behind it.
+    decision = replace(
+        decision,
+        quality=_without_draws(decision.quality),
+        ln_speed=_without_draws(decision.ln_speed),
+        ln_work=_without_draws(decision.ln_work),
+    )
+
+    def make(place: int) -> Recommendation:
+        index = order[place]
+        return _recommendation(decision, memory[index], budget_bytes, index, place + 1)
+
+    return _Explained(make, range(len(order)))
+
+
+def _without_draws(posterior: Posterior) -> Posterior:
+    return replace(posterior, draws=posterior.draws[:0].copy())
+
+
+class _Explained(Sequence[Recommendation]):
+    """Recommendations of which only those that are looked at are made: of a thousand, few are."""
+
+    def __init__(
+        self,
+        make: Callable[[int], Recommendation],
+        places: range,
+        made: dict[int, Recommendation] | None = None,
+    ) -> None:
+        self._make = make
+        self._places = places
+        self._made = {} if made is None else made
+
+    @overload
+    def __getitem__(self, index: int) -> Recommendation: ...
+    @overload
+    def __getitem__(self, index: slice) -> _Explained: ...
+    def __getitem__(self, index: int | slice) -> Recommendation | _Explained:
+        if isinstance(index, slice):
+            return _Explained(self._make, self._places[index], self._made)
+        place = self._places[index]
+        if place not in self._made:
+            self._made[place] = self._make(place)
+        return self._made[place]
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 def _recommendation(
