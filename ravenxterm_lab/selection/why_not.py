@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ravenxterm_lab.estimation import model_key
 from ravenxterm_lab.preferences import AccuracyPreference, PerformancePreference
 from ravenxterm_lab.selection.constraints import in_words, rounded_up
+from ravenxterm_lab.selection.evidence import Qualities
 from ravenxterm_lab.tables import Card, Displayed, Table
 from ravenxterm_lab.units import NOT_MEASURED, format_bytes, format_number, format_seconds
 
@@ -158,10 +159,16 @@ def why_behind(
         )
     gaps = _gaps(item, best)
     lost = max(gaps, key=lambda key: gaps[key])
-    reason = f"feasible, but {best.score - item.score:.3f} behind {best.model.name}"
+    behind = best.score - item.score
+    goes_first = ""
     if best is not first:
-        reason += f" ({first.model.name} goes first now so that more is learned of it)"
-    reason += f"; most of it is {lost} ({gaps[lost]:.3f}): {_against(lost, item, best)}"
+        goes_first = f" ({first.model.name} goes first now so that more is learned of it)"
+    if behind > 0:
+        reason = f"feasible, but {behind:.3f} behind {best.model.name}{goes_first}; most of it is "
+        reason += f"{lost} ({gaps[lost]:.3f}): {_against(lost, item, best)}"
+    else:
+        reason = f"feasible, and level with {best.model.name}{goes_first}, which is smaller, or "
+        reason += "else comes first by its name"
     changes = [*_weight(item, best, situation), *_modes(name, situation)]
     change = changes[0] if changes else {}
     more = _more_runs(item, situation)
@@ -286,7 +293,12 @@ def _more_runs(item: Recommendation, situation: Asked | None) -> tuple[int, floa
         n = cell.quality_n + runs
         total = cell.quality_n * (cell.quality_mean or 0.0) + runs * percent / 100
         judged = replace(cell, quality_n=n, quality_mean=total / n)
-        evidence = replace(situation.evidence, cells={**situation.evidence.cells, key: judged})
+        parts = dict(situation.evidence.parts)
+        if key in parts:
+            speeds, qualities = parts[key]
+            parts[key] = speeds, [*qualities, Qualities(None, runs, runs * percent / 100)]
+        cells = {**situation.evidence.cells, key: judged}
+        evidence = replace(situation.evidence, cells=cells, parts=parts)
         return _leads(situation.after({}, evidence), item.model.name)
 
     runs = next((runs for runs in _MORE_RUNS if leads(runs, 100)), None)

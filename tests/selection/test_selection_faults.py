@@ -32,6 +32,8 @@ GIB = 2**30
 TASK = "text_generation"
 SECOND = 1_000_000_000
 START = 1_800_000_000 * SECOND
+#: The same moment, as the store gives it: UTC, without a zone.
+MOMENT = datetime.fromisoformat("2027-01-15 08:00:00")
 
 
 class StillMachine(HardwareProfile):
@@ -88,7 +90,7 @@ class Lab:
         self.bench.store.close()
         self.bench.store = Store(self.bench.paths.store, clock=lambda: self.now, ingest=False)
         self.bench.messages = MessageLog(self.bench.store)
-        moment = datetime(2027, 1, 15, 8)  # what START is
+        moment = MOMENT
         self.bench.now = lambda: str(  # type: ignore[method-assign]
             moment + timedelta(microseconds=(self.now - START) // 1000)
         )
@@ -248,7 +250,7 @@ def test_what_failed_for_a_while_is_not_avoided_for_ever(lab: Lab) -> None:
 
 def test_a_wait_neither_grows_nor_goes_on_for_ever() -> None:
     """After 3 failures or after 300 the wait is the same, and a try follows it."""
-    now = datetime(2027, 1, 15, 8)
+    now = MOMENT
     for kind, longest in ((FailureKind.CORRUPT, 86_400), (FailureKind.OUT_OF_MEMORY, 600)):
         waits = set()
         for count in (3, 30, 300):
@@ -343,13 +345,13 @@ def test_a_decision_asks_the_store_a_fixed_number_of_times(
     lab.rank(*models)
     asked: list[str] = []
     store = type(lab.bench.store)
-    for name in ("rows", "sql"):
+    original = {"rows": store.rows, "sql": store.sql}
+    for name, real in original.items():
 
-        def counting(self: Any, query: str, *rest: Any, name: str = name, **more: Any) -> Any:
+        def counting(self: Any, query: str, *rest: Any, real: Any = real, **more: Any) -> Any:
             asked.append(query)
-            return original[name](self, query, *rest, **more)
+            return real(self, query, *rest, **more)
 
-        original = {"rows": store.rows, "sql": store.sql}
         monkeypatch.setattr(store, name, counting)
     for _ in range(5):
         lab.rank(*models)
