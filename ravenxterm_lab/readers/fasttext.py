@@ -39,6 +39,8 @@ _DICTIONARY = struct.Struct("<3i2q")
 #: After a word and its zero: how often it occurred (8 bytes), and whether it is a label (1).
 _COUNT, _ENTRY = 8, 9
 _STEP = 1 << 16
+#: The library builds its tree of labels from their counts, and takes this for "not yet built".
+_MOST_COUNTED = 10**15
 # So many words at once: ten times as fast as one by one, and vectors have two million words. A
 # match is never tried again another way, so that what does not match costs one look.
 _MANY = 64
@@ -178,12 +180,13 @@ def _arguments(walk: _Walk) -> _Args:
 def _dictionary(walk: _Walk) -> _Words:
     size, words, labels, _, kept = walk.take(_DICTIONARY)
     window = walk.window
-    if min(words, labels) < 0 or words + labels != size or size > limits.FASTTEXT_ENTRIES:
+    wrong = min(words, labels) < 0 or words + labels != size or size < 1
+    if wrong or size > limits.FASTTEXT_ENTRIES:
         raise window.fail(f"claims {words} words and {labels} labels, {size} in all.")
     if kept < -1 or kept > limits.FASTTEXT_ENTRIES:
         raise window.fail(f"claims a pruned dictionary of {kept} hashes.")
     tally = LabelTally()
-    done = 0
+    done = occurred = 0
     while done < size:
         data = window.read(walk.at, min(_STEP, window.size - walk.at))
         begin, last = 0, len(data) - _ENTRY
@@ -198,6 +201,10 @@ def _dictionary(walk: _Walk) -> _Words:
                 raise window.fail(f"entry {done} of its dictionary is not as it must be.")
             if done >= words:
                 tally.add(data[begin:end])
+                count = int.from_bytes(data[end + 1 : end + 1 + _COUNT], "little", signed=True)
+                occurred += count
+                if count < 0 or occurred >= _MOST_COUNTED:
+                    raise window.fail("says of its labels how often they occurred, and lies.")
             begin, done = end + 1 + _ENTRY, done + 1
         if not begin:
             raise window.fail(

@@ -323,7 +323,9 @@ def fasttext_long_words():
 
 @scene("a.ftz")
 def fasttext_hashes():
-    return fasttext_head(0, 0, 5_000_000) + struct.pack("<2i", 1, 4_999_999) * 5_000_000
+    label = b"x\0" + struct.pack("<qB", 1, 1)
+    pairs = struct.pack("<2i", 1, 4_999_999) * 5_000_000
+    return fasttext_head(0, 1, 5_000_000) + label + pairs
 
 
 def openvino(body):

@@ -152,6 +152,21 @@ def test_a_dictionary_out_of_order_is_refused(tmp_path):
         read(tmp_path / "a.ftz", fasttext_bytes(words=("one", "")))
 
 
+@pytest.mark.parametrize("count", [-1, 10**15, 2**63 - 1])
+def test_counts_that_no_text_has_are_refused(tmp_path, count):
+    """The library builds its tree of labels from them, and writes beyond it where they lie."""
+    raw = bytearray(fasttext_bytes(loss=1))
+    struct.pack_into("<q", raw, raw.index(b"__label__en\0") + 12, count)
+    with pytest.raises(ModelFileError, match="how often they occurred"):
+        read(tmp_path / "a.ftz", bytes(raw))
+
+
+def test_an_empty_dictionary_is_refused(tmp_path):
+    """The library looks words up modulo its size."""
+    with pytest.raises(ModelFileError, match="claims 0 words and 0 labels"):
+        read(tmp_path / "a.ftz", fasttext_bytes(words=(), labels=()))
+
+
 @pytest.mark.parametrize("row", [-1, 3, 2**31 - 1])
 def test_a_pruned_dictionary_that_points_beyond_is_refused(tmp_path, row):
     """A hash that was kept names one of the rows that were kept."""
