@@ -199,9 +199,13 @@ class ModelPool:
             if entry is not None and entry.loaded is not None:
                 if entry.loaded.alive:
                     entry.in_use += 1
-                    if self._clock() - self._asked > _BUDGET_SECONDS:
-                        self._ask_budget()
-                    divide(self._entries.values(), self._host_budget)
+                    try:
+                        if self._clock() - self._asked > _BUDGET_SECONDS:
+                            self._ask_budget()
+                        self._divide()
+                    except BaseException:
+                        entry.in_use -= 1
+                        raise
                     return entry, False
                 del self._entries[key]
             # What is measured later is the whole process, so its empty state counts too.
@@ -209,10 +213,11 @@ class ModelPool:
             reserved[RAM] = reserved.get(RAM, 0) + runtime.overhead_bytes
             entry = Entry(model, runtime.name, options.settings, reserved)
             victims = self._make_room(entry)
-            self._entries[key] = entry
-            share = divide(self._entries.values(), self._host_budget)
+            share = self._divide(entry)
             # A worker that takes more than the budget leaves it shall fail, not the machine.
             limit = max(1, reserved[RAM] - runtime.overhead_bytes + share)
+            # Last: after an interrupt it would look as if it were loading for ever.
+            self._entries[key] = entry
         loaded: LoadedModel | None = None
         try:
             # Their memory must be back before the new model takes it.
@@ -225,14 +230,14 @@ class ModelPool:
             with self._changed:
                 closed = self._closed
                 entry.loaded = loaded
-                divide(self._entries.values(), self._host_budget)
                 self._changed.notify_all()
                 self._start_timer()
+                self._divide()
         except BaseException as error:
             with self._changed:
                 self._entries.pop(key, None)
-                divide(self._entries.values(), self._host_budget)
                 self._changed.notify_all()
+                self._divide()
             if loaded is not None:
                 loaded.unload()
             if isinstance(error, RuntimeFailureError):
@@ -259,11 +264,15 @@ class ModelPool:
                 for key in [k for k, other in self._entries.items() if other is entry]:
                     del self._entries[key]
                 dead.append(entry)
-            divide(self._entries.values(), self._host_budget)
             self._changed.notify_all()
+            self._divide()
         for gone in dead:
             if gone.loaded is not None:
                 gone.loaded.unload()
+
+    def _divide(self, coming: Entry | None = None) -> int:
+        entries = [*self._entries.values(), *([] if coming is None else [coming])]
+        return divide(entries, self._host_budget)
 
     def _ask_budget(self) -> Bytes:
         budget = self._budget()

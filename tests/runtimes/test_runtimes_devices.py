@@ -287,3 +287,27 @@ def test_the_same_model_with_other_settings_counts_twice() -> None:
     ):
         pass
     pool.close()
+
+
+def test_an_interrupt_while_limits_are_set_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a warm use nor a load that is interrupted there leaves a model that never goes."""
+    strikes = [0]
+
+    def limit(self: FakeModel, extra: int) -> bool:
+        strikes[0] -= 1
+        if strikes[0] == 0:
+            raise KeyboardInterrupt
+        return True
+
+    monkeypatch.setattr(FakeModel, "limit_growth", limit)
+    pool, runtime = pool_of({RAM: 300}, {name: {RAM: 100} for name in "ab"}), FakeRuntime()
+    touch(pool, runtime, "a")
+    for name in "ab":  # a is there, b is to be loaded
+        strikes[0] = 1
+        with pytest.raises(KeyboardInterrupt):
+            touch(pool, runtime, name)
+        assert [(item.model.name, item.in_use) for item in pool.resident()] == [("a", 0)]
+        touch(pool, runtime, name)
+        assert pool.unload_idle() == 0  # the fakes hold nothing
+        touch(pool, runtime, "a")
+    pool.close()
