@@ -34,7 +34,7 @@ __all__ = ["Arm", "Decision", "Weights", "blend", "decide", "weights_for"]
 #: Joint posterior draws behind P(best) and P(chosen); one more serves as the exploring draw.
 DRAWS = 256
 #: How many further executions on a task a choice should serve, before any and for each one seen.
-HORIZON, HORIZON_GROWTH = 30.0, 0.25
+HORIZON, HORIZON_GROWTH = 30.0, 0.5
 #: Share of the exploring choices that Thompson sampling makes, and how far its draw moves from
 #: the mean: utility of mean + κ·(draw − mean).
 THOMPSON, EXPLORATION = 0.1, 0.5
@@ -370,13 +370,15 @@ def _reliability(keys: Sequence[str], evidence: Evidence) -> NDArray[np.float64]
     """
     outcomes: dict[str, NDArray[np.float64]] = {key: np.zeros(2) for key in keys}
     for (key, _), cell in evidence.cells.items():
-        outcomes[key] = outcomes.get(key, np.zeros(2)) + (cell.succeeded, cell.runs)
+        outcomes[key] = outcomes.get(key, np.zeros(2)) + cell.outcomes
     strength = sum(RELIABILITY_PRIOR)
     voices = [one * strength / max(one[1], strength) for one in outcomes.values()]
     succeeded, runs = np.sum([(RELIABILITY_PRIOR[0], strength), *voices], axis=0)
     own = np.array([outcomes[key] for key in keys])
-    expected: NDArray[np.float64] = own[:, 0] + strength * succeeded / runs
-    return expected / (own[:, 1] + strength)
+    expected: NDArray[np.float64] = (own[:, 0] + strength * succeeded / runs) / (
+        own[:, 1] + strength
+    )
+    return expected
 
 
 def _wins(utilities: NDArray[np.float64]) -> NDArray[np.float64]:
