@@ -175,7 +175,7 @@ def _one_in_words(key: str, value: Any) -> str:
     if isinstance(value, list):
         return f"add {value[-1]} to {key}"
     if isinstance(value, dict):
-        return " and ".join(f"{key}[{name!r}] = {one:g}" for name, one in value.items())
+        return " and ".join(f"{key}[{name!r}] ≥ {one:g}" for name, one in value.items())
     if isinstance(value, bool) or not isinstance(value, int | float):
         return f"{key} = {value!r}"
     sign = "≤" if key.startswith("min_") else "≥"

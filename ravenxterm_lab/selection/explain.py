@@ -12,7 +12,7 @@ from ravenxterm_lab.exceptions import UnknownModelError, did_you_mean
 from ravenxterm_lab.selection.policy import QUALITY_MEAN
 from ravenxterm_lab.selection.why_not import shown, why_behind, why_rejected
 from ravenxterm_lab.tables import Card, Displayed, Table
-from ravenxterm_lab.units import format_number, format_rate
+from ravenxterm_lab.units import format_bytes, format_number, format_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -260,7 +260,7 @@ class Recommendations(Displayed, Sequence[Recommendation]):
                 str(item.rank),
                 item.model.name,
                 f"{item.score:.3f}",
-                item.memory.describe(),
+                _size(item),
                 _rate(item, self.task),
                 shown(item.part("quality")),
                 f"{item.probability_best:.0%}",
@@ -270,8 +270,9 @@ class Recommendations(Displayed, Sequence[Recommendation]):
         ]
         tables = []
         if rows:
-            header = ["", "model", "score", "fits", "speed (90%)", "quality (90%)", "P(best)"]
-            tables.append(Table([*header, "evidence"], rows))
+            header = ["", "model", "score", "memory", "speed (90%)", "quality (90%)", "P(best)"]
+            numeric = [False, False, True, False, False, False, True, False]
+            tables.append(Table([*header, "evidence"], rows, numeric))
         if self.rejected:
             tables.append(
                 Table(
@@ -443,6 +444,11 @@ def _memory(decision: Decision, memory: MemoryEstimate, budget_bytes: int, index
         max(float(runs), 1.0) if memory.measured else 0.0,
         f"measured, n = {max(runs, 1)}" if memory.measured else f"estimate: {memory.source}",
     )
+
+
+def _size(item: Recommendation) -> str:
+    how = "measured" if item.memory.measured else "estimated"
+    return f"{format_bytes(item.memory.total_bytes)} ({how})"
 
 
 def _rate(item: Recommendation, task: str) -> str:

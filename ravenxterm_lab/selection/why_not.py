@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Asked", "WhyNot", "shown", "why_behind", "why_rejected"]
 
 _MOST_WEIGHT = 100.0
+#: Half of the last digit of a score.
+_SHOWN = 0.0005
 #: Numbers of further judged runs that are tried, fewest first.
 _MORE_RUNS = (1, 2, 5, 10, 20, 50)
 #: A change that moves a model may bring another limit to light; no more than these follow.
@@ -80,9 +82,15 @@ class WhyNot(Displayed):
     more_runs: tuple[int, float] | None = None
 
     def _card(self) -> Card:
-        rows = [[name, f"{gap:+.3f}"] for name, gap in self.gaps.items()]
+        rows = [
+            [name, f"{gap:+.3f}".replace("-", "−")]
+            for name, gap in self.gaps.items()
+            if abs(gap) >= _SHOWN
+        ]
+        if rows:
+            rows.append(["together", f"{sum(self.gaps.values()):+.3f}"])
         tables = [Table(["part of the score", "behind by"], rows, [False, True])] if rows else []
-        return Card(self.name, self.reason, tables)
+        return Card(self.name, "", tables, body=self.reason)
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"

@@ -229,4 +229,4 @@ def test_a_change_in_words() -> None:
     )
     assert in_words({"model_types": ["onnx", "gguf"]}) == "add gguf to model_types"
     assert in_words({"requires_batching": False}) == "requires_batching = False"
-    assert in_words({"model_weights": {"m": 1.5}}) == "model_weights['m'] = 1.5"
+    assert in_words({"model_weights": {"m": 1.5}}) == "model_weights['m'] ≥ 1.5"
