@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import struct
+import sys
 from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -204,7 +205,7 @@ def _dictionary(walk: _Walk) -> _Words:
                 count = int.from_bytes(data[end + 1 : end + 1 + _COUNT], "little", signed=True)
                 occurred += count
                 if count < 0 or occurred >= _MOST_COUNTED:
-                    raise window.fail("says of its labels how often they occurred, and lies.")
+                    raise window.fail(f"claims that its labels occurred {occurred} times.")
             begin, done = end + 1 + _ENTRY, done + 1
         if not begin:
             raise window.fail(
@@ -224,7 +225,7 @@ def _check_hashes(walk: _Walk, kept: int) -> None:
     walk.skip(8 * kept, "its pruned dictionary")
     for at in range(start, end, _STEP):
         pairs = array("i", walk.window.read(at, min(_STEP, end - at)))
-        if struct.pack("=i", 1) != struct.pack("<i", 1):
+        if sys.byteorder == "big":
             pairs.byteswap()
         rows = pairs[1::2]
         if min(rows) < 0 or max(rows) >= kept:

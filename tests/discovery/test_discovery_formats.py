@@ -49,3 +49,18 @@ def test_a_tflite_model_and_a_pickle_of_joblib_are_entries(files, tmp_path):
         "small": ModelType.TFLITE,
     }
     assert found.skipped == []
+
+
+def test_a_fasttext_model_is_told_from_other_bin_files(files, tmp_path):
+    """``model.bin`` is named after its folder; its labels tell the task, whatever a card says."""
+    folder = tmp_path / "language"
+    folder.mkdir()
+    labels = ("__label__eng_Latn", "__label__deu_Latn", "__label__srp_Cyrl")
+    files.fasttext_file(folder / "model.bin", labels=labels)
+    (folder / "README.md").write_text("---\npipeline_tag: text-classification\n---\n")
+    (tmp_path / "firmware.bin").write_bytes(b"\x7fELF" + bytes(60))
+    found = discover([DirectorySource(tmp_path)])
+    (model,) = found.models.values()
+    assert (model.name, model.model_type) == ("language", ModelType.FASTTEXT)
+    assert model.task_types == ("language_identification",)
+    assert found.skipped == []
