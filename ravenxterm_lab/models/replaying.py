@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.exceptions import PreferenceError, RequirementError
 from ravenxterm_lab.hardware import HardwareProfile
-from ravenxterm_lab.models.replay_log import DECISIONS_SQL, Setting, read_events, read_log
+from ravenxterm_lab.models.replay_candidates import Setting
+from ravenxterm_lab.models.replay_log import DECISIONS_SQL, read_events, read_log
 from ravenxterm_lab.models.replay_report import Replay, rows_of
 from ravenxterm_lab.preferences import UserPreferences
 from ravenxterm_lab.requirements import normalize_task
 from ravenxterm_lab.selection.off_policy import FEW_OUTCOMES
-from ravenxterm_lab.selection.replay import Policy, policy_named, redecide
+from ravenxterm_lab.selection.replay import redecide
+from ravenxterm_lab.selection.replay_policies import Policy, policy_named
 from ravenxterm_lab.selection.valuing import Comparison, compare
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ class Replaying:
             ``"adaptive"`` (as the product decides), ``"static"`` (predictions alone),
             ``"last-10"`` (best mean of the last 10 executions), ``"thompson"`` (by the
             probability of being best), or a function of a
-            `ravenxterm_lab.selection.replay.Moment` that returns the name of a candidate.
+            `ravenxterm_lab.selection.replay_policies.Moment` that returns the name of a candidate.
         since : datetime, date, timedelta, str or number, optional
             A moment (ISO 8601 as text; UTC unless it says otherwise), or how far back (days as
             a number); by default the preferences' ``history_window_days``.

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ravenxterm_lab.selection.policy import Arm
-    from ravenxterm_lab.selection.replay import Execution, Redecision
+    from ravenxterm_lab.selection.replay import Redecision
+    from ravenxterm_lab.selection.replay_policies import Execution
 
 __all__ = ["Comparison", "Worth", "compare"]
 

@@ -13,7 +13,7 @@ from ravenxterm_lab.exceptions import HardwareError, PreferenceError, Requiremen
 from ravenxterm_lab.models import ModelManager, ModelRegistry
 from ravenxterm_lab.models.replay_report import Replay
 from ravenxterm_lab.preferences import UserPreferences
-from ravenxterm_lab.selection.replay import Moment
+from ravenxterm_lab.selection.replay_policies import Moment
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from ravenxterm_lab.selection import Arm, Decision, decide
 from ravenxterm_lab.selection.ledger import Ledger
 from ravenxterm_lab.selection.policy import blend, weights_for
 from ravenxterm_lab.selection.reading import Mark, Run, Whole
-from ravenxterm_lab.selection.replay import Execution, PastDecision
+from ravenxterm_lab.selection.replay import PastDecision
+from ravenxterm_lab.selection.replay_policies import Execution
 
 BEGIN = datetime(2026, 10, 1, 8)  # noqa: DTZ001 - as the store's timestamps
 END = BEGIN + timedelta(days=60)

@@ -17,7 +17,8 @@ from ravenxterm_lab.selection.off_policy import (
     effective_size,
     snips,
 )
-from ravenxterm_lab.selection.replay import POLICIES, redecide
+from ravenxterm_lab.selection.replay import redecide
+from ravenxterm_lab.selection.replay_policies import POLICIES
 from ravenxterm_lab.selection.valuing import Comparison, compare
 
 

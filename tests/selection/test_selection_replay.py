@@ -14,14 +14,8 @@ from ravenxterm_lab.preferences import UserPreferences
 from ravenxterm_lab.selection import Decision
 from ravenxterm_lab.selection.ledger import Ledger
 from ravenxterm_lab.selection.reading import Mark, Whole
-from ravenxterm_lab.selection.replay import (
-    POLICIES,
-    Execution,
-    Judgement,
-    Moment,
-    policy_named,
-    redecide,
-)
+from ravenxterm_lab.selection.replay import Judgement, redecide
+from ravenxterm_lab.selection.replay_policies import POLICIES, Execution, Moment, policy_named
 
 BALANCED = UserPreferences()
 
@@ -67,9 +61,12 @@ def test_a_judgement_counts_from_when_it_was_made(log: scenes.Log) -> None:
     ]
     events = sorted([*log.executions, *judged], key=lambda event: event.at)
     seen: list[Moment] = []
+    latest: list[float | None] = []
 
     def look(moment: Moment) -> str:
         seen.append(moment)
+        runs = moment.recent.get(log.executions[19].place)
+        latest.append(runs[-1].run.quality if runs else None)
         return moment.names[0]
 
     list(redecide(log.decisions, events, look))
@@ -86,8 +83,7 @@ def test_a_judgement_counts_from_when_it_was_made(log: scenes.Log) -> None:
     assert sum(c.quality_n for c in before.cells.values()) < sum(
         c.quality_n for c in seen[20].evidence.cells.values()
     )
-    last = seen[20].recent[log.executions[19].place][-1]
-    assert last.run.quality == 1.0 - (log.executions[19].run.quality or 0.0)
+    assert latest[20] == 1.0 - (log.executions[19].run.quality or 0.0)
 
 
 def test_other_preferences_re_score_the_same_evidence(log: scenes.Log) -> None:
