@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,6 +192,7 @@ def status(options: argparse.Namespace) -> None:
             "available_memory": profile.available_memory,
             "gpus": [gpu.name for gpu in profile.gpu_devices], "notes": profile.notes,
             "memory_budget": resources.memory_budget, "headroom": resources.memory_headroom,
+            "devices": [asdict(device) for device in resources.devices],
             "rows": dict(status.store.rows), "messages": [str(m) for m in status.messages],
         })  # fmt: skip
     else:

@@ -40,6 +40,8 @@ def test_scan_models_select_run_sql_status_in_json(demo_directory: Path, home: P
     assert rows == [{"model": run["model"]}]
     status = json.loads(raven(home, "status", *where).stdout)
     assert status["rows"]["executions"] == 1
+    host = status["devices"][0]
+    assert (host["device"], host["budget_bytes"]) == ("RAM", status["memory_budget"])
 
 
 @pytest.mark.models
