@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from ravenxterm_lab.estimation.devices import GPU_RESERVE
 from ravenxterm_lab.runtimes.budgets import RAM
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
     from ravenxterm_lab.runtimes import LoadOptions, Resident
 
 __all__ = ["DeviceUsage", "bytes_on_gpus", "device_budgets", "device_bytes", "device_usage"]
+
+#: One load asks the drivers several times; a reading that is no older than this serves again.
+_FRESH_SECONDS = 0.25
+_readings: WeakKeyDictionary[Workbench, tuple[float, HardwareProfile]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +64,8 @@ def device_budgets(bench: Workbench) -> dict[str, int]:
     machine = bench.machine(bench.preferences)
     held = sum(item.memory.anonymous_bytes for item in residents)
     budgets = {RAM: min(machine.budget, machine.available + held)}
-    if _with_own_memory(bench.hardware):
-        for gpu in _with_own_memory(bench.hardware.refreshed()):
-            budgets[_key(gpu)] = _budget(bench, gpu, _held(residents, gpu))
+    for gpu in _gpus_now(bench):
+        budgets[_key(gpu)] = _budget(bench, gpu, _held(residents, gpu))
     return budgets
 
 
@@ -93,11 +98,10 @@ def device_bytes(
 def bytes_on_gpus(bench: Workbench) -> dict[int, dict[str, int]]:
     """Return by process what it holds on each GPU, as far as the drivers tell (bytes)."""
     found: dict[int, dict[str, int]] = {}
-    if _with_own_memory(bench.hardware):
-        for gpu in _with_own_memory(bench.hardware.refreshed()):
-            for process in gpu.processes or ():
-                if process.memory is not None:
-                    found.setdefault(process.pid, {})[_key(gpu)] = process.memory
+    for gpu in _gpus_now(bench):
+        for process in gpu.processes or ():
+            if process.memory is not None:
+                found.setdefault(process.pid, {})[_key(gpu)] = process.memory
     return found
 
 
@@ -115,13 +119,24 @@ def device_usage(bench: Workbench, residents: Sequence[Resident]) -> tuple[Devic
     used = sum(item.memory.total for item in residents)
     headroom = max(min(machine.budget - used, machine.available), 0)
     found = [DeviceUsage(RAM, "", machine.total, machine.budget, used, headroom)]
-    for gpu in _with_own_memory(bench.hardware.refreshed()):
+    for gpu in _gpus_now(bench):
         held = _held(residents, gpu)
         budget = int((gpu.total_memory or 0) * bench.preferences.max_memory_usage)
         left = max(_budget(bench, gpu, held) - held, 0)
         total = gpu.total_memory or 0
         found.append(DeviceUsage(_key(gpu), gpu.name or "", total, budget, held, left))
     return tuple(found)
+
+
+def _gpus_now(bench: Workbench) -> list[GpuDevice]:
+    """Return the GPUs with memory of their own, as they are now."""
+    if not _with_own_memory(bench.hardware):
+        return []
+    read, profile = _readings.get(bench, (float("-inf"), bench.hardware))
+    if time.monotonic() - read > _FRESH_SECONDS:
+        profile = bench.hardware.refreshed()
+        _readings[bench] = time.monotonic(), profile
+    return _with_own_memory(profile)
 
 
 def _with_own_memory(hardware: HardwareProfile) -> list[GpuDevice]:

@@ -14,12 +14,20 @@ from ravenxterm_lab.estimation.devices import GPU_RESERVE
 from ravenxterm_lab.exceptions import FailureKind, RuntimeFailureError
 from ravenxterm_lab.hardware import FakeGpu, FakeNvml, HardwareProfile
 from ravenxterm_lab.metadata import AttentionGeometry, HardwareType, ModelMetadata, ModelType
-from ravenxterm_lab.models import ModelManager, Workbench
+from ravenxterm_lab.models import ModelManager, Workbench, budgeting
 from ravenxterm_lab.models.budgeting import bytes_on_gpus, device_budgets, device_bytes
 from ravenxterm_lab.runtimes import LoadedModel, LoadOptions
 from ravenxterm_lab.runtimes.fake import FakeModel, FakeRuntime
 
 GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def always_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask the made-up driver each time: a test changes what it tells."""
+    monkeypatch.setattr(budgeting, "_FRESH_SECONDS", -1.0)
+
+
 ON_GPU = LoadOptions(device=HardwareType.CUDA, context_length=2048)
 
 
@@ -179,4 +187,19 @@ def test_a_machine_without_gpus_shows_one_device(home: Path) -> None:
     assert host.budget_bytes == usage.memory_budget
     assert host.headroom_bytes == usage.memory_headroom
     assert "models hold</th>" not in usage._repr_mimebundle_()["text/html"]
+    close(bench)
+
+
+def test_one_load_asks_the_driver_few_times(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reading serves for all questions of one moment."""
+    bench, nvml = bench_of(home, FakeGpu())
+    monkeypatch.setattr(budgeting, "_FRESH_SECONDS", 3600.0)
+    device_budgets(bench)
+    asked = nvml.calls["nvmlDeviceGetComputeRunningProcesses"]
+    for _ in range(5):
+        bytes_on_gpus(bench)
+    assert nvml.calls["nvmlDeviceGetComputeRunningProcesses"] == asked
+    monkeypatch.setattr(budgeting, "_FRESH_SECONDS", -1.0)
+    bytes_on_gpus(bench)
+    assert nvml.calls["nvmlDeviceGetComputeRunningProcesses"] == asked + 1
     close(bench)
