@@ -188,9 +188,14 @@ FOLLOW_THEME = (
     f".jp-OutputArea:has(.raven-view) {_TEXT}, .raven-lab {_TEXT} "
     "{ fill: var(--jp-ui-font-color1) !important; }"
 )
+# In a saved notebook plotly's extension shows a picture of the figure first, without a name.
+_NAME_PICTURES = (
+    "this.closest('.jp-OutputArea')?.querySelectorAll('img.plot-img')"
+    ".forEach(picture => { picture.alt = 'A figure; the text below says what it shows.'; })"
+)
 #: For what stands below a figure.
 STYLE = (
-    f"<style>{FOLLOW_THEME} "
+    f'<style onload="{_NAME_PICTURES}">{FOLLOW_THEME} '
     """.raven-view { color: var(--jp-ui-font-color1, inherit); font-size: 13px; }
 .raven-view summary { cursor: pointer; }
 .raven-view .raven-scroll { overflow-x: auto; }

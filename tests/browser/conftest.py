@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def pages() -> ModuleType:
     """The driver of JupyterLab's pages; a test is skipped where what it needs is absent."""
-    for package, extra in (("jupyterlab", "lab"), ("playwright", "test")):
+    needed = {"jupyterlab": "lab", "playwright": "test", "axe_playwright_python": "test"}
+    for package, extra in needed.items():
         if importlib.util.find_spec(package) is None:
             pytest.skip(f'{package} is absent: pip install "ravenxterm-lab[{extra}]"')
     import jupyter_pages as module

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
 import time
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page, Route, WebSocket
 
 CHROMIUM = Path("/usr/bin/chromium")
+AXE = Path(str(files("axe_playwright_python"))) / "axe.min.js"
 ARGUMENTS = [
     "--no-sandbox",
     "--headless",
@@ -214,6 +217,28 @@ class LabPage:
             timeout=180_000,
         )
 
+    def end_kernel(self) -> None:
+        """End the kernel of the notebook that is open; nothing starts another."""
+        self.page.evaluate(f"{_SESSION}.shutdown()")
+        self.page.wait_for_function(f"!{_SESSION}.session?.kernel")
+
+    def execute(self, code: str) -> str:
+        """Run code in the notebook's kernel, outside of its cells; return what it printed."""
+        printed: str = self.page.evaluate(
+            f"""async code => {{
+                const future = {_SESSION}.session.kernel.requestExecute({{code}});
+                let text = '';
+                future.onIOPub = message => {{
+                    if (message.header.msg_type === 'stream') text += message.content.text;
+                    if (message.header.msg_type === 'error') text += message.content.evalue;
+                }};
+                await future.done;
+                return text;
+            }}""",
+            code,
+        )
+        return printed
+
     def run_all(self, *, timeout: float = 240) -> None:
         """Run all cells and wait until each has its number and the kernel is idle."""
         self.page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
@@ -238,6 +263,38 @@ class LabPage:
         )
         light = str("Light" in name).lower()
         self.page.wait_for_selector(f'body[data-jp-theme-light="{light}"]', state="attached")
+
+    def save(self) -> None:
+        """Save the notebook, as the menu does."""
+        self.page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+
+    def uploads(self) -> list[str]:
+        """Return the buttons of figures that lead elsewhere; figures and buttons must be there."""
+        titles: list[str] = self.page.locator(".js-plotly-plot [data-title]").evaluate_all(
+            "buttons => buttons.map(button => button.dataset.title)"
+        )
+        if not any("PNG" in title for title in titles):
+            raise AssertionError("The page shows no figure with its buttons.")
+        return [title for title in titles if re.search("share|cloud|plotly", title, re.IGNORECASE)]
+
+    def barriers(self) -> list[str]:
+        """Return what axe-core finds serious or critical in the outputs of the cells.
+
+        https://github.com/dequelabs/axe-core; what JupyterLab draws around the outputs is left out.
+        """
+        if not self.page.evaluate("'axe' in window"):
+            self.page.evaluate(AXE.read_text(encoding="utf-8"))
+        found: list[dict[str, Any]] = self.page.evaluate(
+            """async () => (await axe.run({include: [['.jp-OutputArea-output']]},
+                {resultTypes: ['violations']})).violations"""
+        )
+        return [
+            f"{rule['impact']}: {rule['help']} ({rule['id']}): {node['html'][:200]}"
+            f" {node['failureSummary'][:300]}"
+            for rule in found
+            if rule["impact"] in {"serious", "critical"}
+            for node in rule["nodes"]
+        ]
 
     def close(self) -> None:
         """Close the page."""

@@ -43,15 +43,6 @@ def colour_of(locator: Any) -> str:
     return str(locator.evaluate("element => getComputedStyle(element).color"))
 
 
-def uploads(lab: Any) -> list[str]:
-    """Return the buttons of figures that lead elsewhere; figures and buttons must be there."""
-    titles: list[str] = lab.page.locator(".js-plotly-plot [data-title]").evaluate_all(
-        "buttons => buttons.map(button => button.dataset.title)"
-    )
-    assert any("PNG" in title for title in titles)
-    return [title for title in titles if re.search("share|cloud|plotly", title, re.IGNORECASE)]
-
-
 def test_the_quickstart_runs_with_real_models(lab: Any, make_notebook: Make) -> None:
     """Every cell of the quickstart runs without an error, and its figures are drawn."""
     lab.open(make_notebook(QUICKSTART))
@@ -70,7 +61,7 @@ def test_the_quickstart_runs_with_real_models(lab: Any, make_notebook: Make) -> 
     assert figures >= 2
     lab.page.locator(".js-plotly-plot .main-svg .trace").first.wait_for(state="attached")
     assert lab.page.locator(".js-plotly-plot").count() == figures
-    assert uploads(lab) == []
+    assert lab.uploads() == []
 
 
 def test_preferences_run_and_history(lab: Any, make_notebook: Make) -> None:
@@ -183,4 +174,4 @@ def test_a_dark_theme_is_followed(lab: Any, make_notebook: Make) -> None:
     assert all(one != other for one, other in zip(light, dark, strict=True)), (light, dark)
     lab.theme("JupyterLab Light")
     assert (colour_of(card), colour_of(heading), axis.evaluate(fill)) == light
-    assert uploads(lab) == []
+    assert lab.uploads() == []
