@@ -27,8 +27,6 @@ __all__ = ["Learning"]
 
 #: More new executions than this are added up by the store.
 _MOST_NEWS = 5000
-#: So many may come between the look at the spool and the query without being mistaken.
-_MOST_BETWEEN = 500
 #: Seconds after which everything is read anew, whatever was told since.
 _WHOLE_SECONDS = 3600.0
 
@@ -53,7 +51,6 @@ class Learning:
         self._read_at = 0.0
         self._totals = Totals()
         self._latest: Mark | None = None
-        self._sure = False
         self._own: set[tuple[str, int]] = set()
         self._kept: tuple[datetime, Evidence] | None = None
 
@@ -83,7 +80,7 @@ class Learning:
 
     def _due(self) -> bool:
         late = self._clock() - self._read_at >= _WHOLE_SECONDS
-        return self._ledger is None or late or not self._sure
+        return self._ledger is None or late
 
     def _now(self) -> datetime:
         return datetime.fromisoformat(self._bench.now())
@@ -92,25 +89,20 @@ class Learning:
         """Read everything; return the changes that it shows."""
         self._kept, self._ledger = None, None
         self._read_at, now = self._clock(), self._now()
-        self._follower.start()
-        whole = read_whole(
-            self._bench.store,
-            hardware=self._bench.hardware.fingerprint,
-            now=now,
-            half_life_days=SPEED_HALF_LIFE_DAYS,
-        )
+        with self._bench.store.snapshot() as reader:
+            self._follower.start_from(reader)
+            whole = read_whole(
+                reader,
+                hardware=self._bench.hardware.fingerprint,
+                now=now,
+                half_life_days=SPEED_HALF_LIFE_DAYS,
+            )
         ledger = Ledger(whole, now)
         self._totals = whole.totals
         self._latest = max((run.mark for run in whole.runs), default=None)
-        # What came between the look at the spool and the query is in both.
-        tables, self._sure = self._follower.news()
-        known = {run.mark for run in whole.runs}
-        runs = [run for run in self._runs(tables) if run.mark not in known]
-        if tables.keys() & {"feedback", "changes"} or len(runs) > _MOST_BETWEEN:
-            self._sure = False
         found = ledger.watch()
         self._ledger = ledger
-        return found + self._count(runs)
+        return found
 
     def _follow(self) -> list[Found]:
         """Take in what came since; read everything where that is not enough."""

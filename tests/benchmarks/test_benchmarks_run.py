@@ -17,6 +17,7 @@ TINY = {
     ),
     "bench_import.py": (["--help"], ["usage"]),
     "bench_ingest.py": (["--rows", "2000", "--rounds", "1"], ["ingest from the spool", "bulk"]),
+    "bench_matrices.py": (["--help"], ["usage"]),
     "bench_memory.py": (["--help"], ["usage"]),
     "bench_overhead.py": (["--help"], ["usage"]),
     "bench_readers.py": (["--help"], ["usage"]),
@@ -36,6 +37,19 @@ TINY = {
     "bench_monitor.py": (["--seconds", "0.5"], ["psutil", "monitor+store", "10 Hz"]),
     "bench_speed.py": (["--help"], ["usage"]),
     "bench_vad_quantization.py": (["--help"], ["usage"]),
+    "bench_selection_speed.py": (
+        ["--rows", "2000", "--candidates", "3", "--used", "2", "--repeat", "1"],
+        [
+            "decision over 30 models × 12 tasks",
+            "again",
+            "after an execution of another process",
+            "recommendations / bare SELECT of hourly sums",
+        ],
+    ),
+    "bench_views.py": (
+        ["--rows", "5000", "--repeat", "1"],
+        ["history of latency, a year", "all rows / history of latency"],
+    ),
     "bench_soak.py": (
         ["--rate", "500", "--seconds", "1", "--writers", "2", "--readers", "1", "--rows", "1000"],
         [
