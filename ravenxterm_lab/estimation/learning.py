@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ravenxterm_lab.estimation.matrices import product, solve_covariance
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Cell", "Law", "Learned", "Prediction", "Subject"]
 
-#: Most cells that one solve holds; the latest ones count (a solve of 300 takes about 10 ms).
+#: Most cells that one solve holds; the latest ones count.
 MOST_CELLS = 300
 _HUBER = 2.0
 #: Subjects that are remembered as asked for.
@@ -222,7 +224,7 @@ class Learned:
         kernel = self._covariance(self._shares, relatives)
         noise = law.noise**2 / np.maximum(self._n, 1e-3)
         for _ in range(3):
-            inverse = np.linalg.inv(kernel + np.diag(noise))
+            inverse = solve_covariance(kernel + np.diag(noise), np.eye(len(noise)))
             weights = inverse @ residual
             surprise = np.abs(weights) / np.sqrt(np.diag(inverse))
             far = surprise > _HUBER
@@ -263,7 +265,7 @@ class Learned:
         same, related, exact = self._relatives(subjects)
         rows = self._covariance(shares, (same, related, exact))
         means = (np.array(priors) + rows @ self._weights).tolist()
-        explained = ((rows @ self._inverse) * rows).sum(axis=1)
+        explained = (product(rows, self._inverse) * rows).sum(axis=1)
         spreads = np.sqrt(np.maximum(self._own(shares) - explained, 0.0) + noise).tolist()
         related |= same
         runs_exact = (exact @ self._runs).tolist()
