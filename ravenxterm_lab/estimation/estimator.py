@@ -104,6 +104,7 @@ class Estimator:
         self._speeds = WeakKeyDictionary()
         self._memories: WeakKeyDictionary[History, dict[tuple[object, ...], MemoryForecast]]
         self._memories = WeakKeyDictionary()
+        self._facts: WeakKeyDictionary[History, History] = WeakKeyDictionary()
         # What the formula says holds for every history.
         self._formulas: dict[tuple[object, ...], MemoryEstimate] = {}
 
@@ -112,8 +113,22 @@ class Estimator:
         known = self._history()
         frozen = Estimator(self.hardware, lambda: known, level=self.level)
         frozen._speeds, frozen._memories = self._speeds, self._memories
-        frozen._formulas = self._formulas
+        frozen._formulas, frozen._facts = self._formulas, self._facts
         return frozen
+
+    def unlearned(self) -> Estimator:
+        """Return an estimator that knows what loads took, and has learned nothing else.
+
+        A measured peak is a fact, as the size of a file is; how fast a model was is history.
+        """
+        known = self._history()
+        facts = self._facts.get(known)
+        if facts is None:
+            facts = self._facts[known] = History((), known.truths)
+        bare = Estimator(self.hardware, lambda: facts, level=self.level)
+        bare._speeds, bare._memories = self._speeds, self._memories
+        bare._formulas = self._formulas
+        return bare
 
     def memory(
         self,

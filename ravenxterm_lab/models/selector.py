@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ravenxterm_lab.estimation import Estimator
 from ravenxterm_lab.exceptions import RequirementError, StoreError
 from ravenxterm_lab.metadata import ModelMetadata
 from ravenxterm_lab.models.selection_log import Ranking, SelectionLog
@@ -19,6 +18,7 @@ from ravenxterm_lab.selection import Evidence, Recommendations, WhyNot
 if TYPE_CHECKING:
     import os
 
+    from ravenxterm_lab.estimation import Estimator
     from ravenxterm_lab.runtimes import LoadOptions
 
 __all__ = ["AdaptiveModelSelector", "Selection"]
@@ -199,9 +199,8 @@ class AdaptiveModelSelector:
 
     def _estimator(self) -> Estimator:
         """Return one snapshot for the whole decision."""
-        if not self.preferences.enable_adaptive_selection:
-            return Estimator(self._bench.hardware)
-        return self._bench.estimator.frozen()
+        known = self._bench.estimator.frozen()
+        return known if self.preferences.enable_adaptive_selection else known.unlearned()
 
     def _rank(
         self, models: Sequence[ModelMetadata], wanted: TaskRequirements, *, explore: bool

@@ -14,6 +14,7 @@ from ravenxterm_lab.metadata import AttentionGeometry, HardwareType, ModelMetada
 from ravenxterm_lab.models import AdaptiveModelSelector, Workbench
 from ravenxterm_lab.preferences import UserPreferences
 from ravenxterm_lab.requirements import TaskRequirements
+from ravenxterm_lab.runtimes import LoadOptions
 from ravenxterm_lab.runtimes.fake import FakeRuntime
 
 GIB = 2**30
@@ -268,6 +269,41 @@ def test_switched_off_the_ranking_ignores_history(tmp_path: Path) -> None:
     assert adaptive.get_recommended_models(models, "text_generation")[0].model.name == "b"
     assert static.get_recommended_models(models, "text_generation")[0].model.name == "a"
     assert static.select(models, "text_generation").ranked[0].model.name == "a"
+
+
+def test_switched_off_measured_peaks_still_count(tmp_path: Path) -> None:
+    """What a load took is a fact that binds; how fast, how good and how often is not looked at."""
+    models = [made("a"), made("b"), made("c")]
+    static = on(tmp_path, machine(), enable_adaptive_selection=False)
+    before = static.get_recommended_models(models, "text_generation")
+    assert [model.name for model, _ in before] == ["a", "b", "c"]
+    bench = static._bench
+    again = static.get_recommended_models(models, "text_generation")
+    assert [(item.score, item.explain()) for item in again] == [
+        (item.score, item.explain()) for item in before
+    ]
+    how = LoadOptions(context_length=4096).settings
+    for name, rate, peak in (("a", 0.5, None), ("b", 900.0, 15 * GIB), ("c", 90.0, GIB)):
+        metrics = {"throughput": rate, "quality": 0.1, "tokens_out": 9, "latency": 1.0}
+        if peak is not None:
+            metrics["peak_memory"] = peak
+        bench.record_execution(
+            model=name, fingerprint=f"print-{name}", task="text_generation", runtime="fake",
+            device="cpu", settings=how, hardware=bench.hardware.fingerprint, metrics=metrics,
+        )  # fmt: skip
+    after = static.get_recommended_models(models, "text_generation")
+    assert sorted(model.name for model, _ in after) == ["a", "c"]
+    assert "15.0 GiB" in str(after.rejected[0])
+    [a] = [item for item in after if item.model.name == "a"]
+    assert a.part("quality").n == a.part("latency").n == a.runs == 0
+    assert a.decode_rate == before[0].decode_rate
+    [c] = [item for item in after if item.model.name == "c"]
+    assert c.memory.measured
+    assert c.memory.total_bytes == GIB
+    assert c.decode_rate == before[2].decode_rate
+    assert [model.name for model, _ in static.select(models, "text_generation").ranked] == [
+        model.name for model, _ in after
+    ]
 
 
 def test_names_from_files_reach_the_notebook_escaped(selector: AdaptiveModelSelector) -> None:
