@@ -27,7 +27,7 @@ from selection_policies import BASELINES, Policy, Product
 from ravenxterm_lab.selection import policy as constants
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from ravenxterm_lab.preferences import UserPreferences
 
@@ -38,7 +38,7 @@ PRODUCT = "this policy"
 #: From the design page on selection.
 GOALS = {
     "30": 0.30, "100": 0.20, "300": 0.12, "1000": 0.08, "20% labelled": 0.30,
-    "quality-first 100": 0.30, "interleaved": {"zeroeval": 0.30, "llmrouter": 0.18},
+    "quality-first 100": 0.30, "interleaved": 0.30, "interleaved as one": 0.30,
     "quality * .4": 0.20, "pulls to 95% (quality)": 40.0, "latency * 3": 0.12,
     "pulls to 95% (latency)": 40.0,
 }  # fmt: skip
@@ -126,15 +126,31 @@ def trial(
             labels = np.random.default_rng([seed, 6]).random(100) < 0.2
             rare, of_random = play(world, make(seed), preferences, range(100), labels)
             note("20% labelled", *where, rare.sum(), 100 * of_random)
-        order = np.random.default_rng([seed, 7]).permutation(
-            np.repeat(np.arange(len(tasks)), A_TASK)
-        )
-        shared, asked = make(seed), np.zeros(len(tasks), dtype=int)
-        for number in order:
-            one, of_random = play(tasks[number], shared, preferences, [int(asked[number])])
-            asked[number] += 1
-            note("interleaved", tasks[number].task, mode, one.sum(), of_random)
+        for figure, regret, of_random, task in interleave(make, tasks, preferences, seed):
+            note(figure, task, mode, regret, of_random)
     return scores, covered
+
+
+def interleave(
+    make: Callable[[int], Policy], tasks: list[World], preferences: UserPreferences, seed: int
+) -> Iterator[tuple[str, float, float, str]]:
+    """Play ten pulls of each task, in random order, among the models that all tasks have.
+
+    Who cannot share between tasks is played twice: each task apart, and all as if they were one.
+    The product, which shares, is the same in both.
+    """
+    names = frozenset.intersection(
+        *(frozenset(arm.model.name for arm in world.arms) for world in tasks)
+    )
+    order = np.random.default_rng([seed, 7]).permutation(np.repeat(np.arange(len(tasks)), A_TASK))
+    for figure, one_task in (("interleaved", None), ("interleaved as one", "all")):
+        policy, asked = make(seed), np.zeros(len(tasks), dtype=int)
+        apart = isinstance(policy, Product) or one_task is None
+        for number in order:
+            world = tasks[number].among(names, None if apart else one_task)
+            regret, of_random = play(world, policy, preferences, [int(asked[number])])
+            asked[number] += 1
+            yield figure, float(regret.sum()), of_random, tasks[number].task
 
 
 def normalised(scores: list[Score], policy: str, figure: str, datasets: Iterable[str]) -> float:
@@ -169,9 +185,6 @@ def print_tables(scores: list[Score]) -> None:
                     )
                 )
             goals = [GOALS.get(figure, float("nan")) for figure in columns]
-            goals = [
-                goal.get(title, float("nan")) if isinstance(goal, dict) else goal for goal in goals
-            ]
             print(f"{'goal':<{width}}" + "".join(f"{goal:>24.2f}" for goal in goals))
 
 

@@ -116,6 +116,19 @@ class World:
         )
         return total
 
+    def among(self, names: frozenset[str], task: str | None = None) -> World:
+        """Return the same world with some of its models only, maybe under another task's name."""
+        kept = [index for index, arm in enumerate(self.arms) if arm.model.name in names]
+        return replace(
+            self,
+            task=task or self.task,
+            arms=tuple(self.arms[index] for index in kept),
+            scores=self.scores[kept],
+            tokens=self.tokens[kept],
+            rate=self.rate[kept],
+            slowness=self.slowness[kept],
+        )
+
     def with_quality(self, arm: int, factor: float) -> World:
         """Return the same world after the quality of one model was multiplied."""
         scores = self.scores.copy()
