@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ravenxterm_lab.selection.evidence import SPEED_HALF_LIFE_DAYS, Evidence
 from ravenxterm_lab.selection.ledger import Found, Ledger
-from ravenxterm_lab.selection.reading import Totals, read_totals, read_whole, runs_of
+from ravenxterm_lab.selection.reading import read_whole, runs_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Learning"]
 
+_TABLES = ("executions", "feedback", "changes")
 #: More new executions than this are added up by the store.
 _MOST_NEWS = 5000
+#: How often totals are compared before everything is read again.
+_MOST_LOOKS = 3
 #: Seconds after which everything is read anew, whatever was told since.
 _WHOLE_SECONDS = 3600.0
 
@@ -46,10 +49,11 @@ class Learning:
         self._bench = bench
         self._clock = clock
         self._lock = threading.Lock()
-        self._follower = bench.store.follow(("executions", "feedback", "changes"))
+        self._follower = bench.store.follow(_TABLES)
         self._ledger: Ledger | None = None
         self._read_at = 0.0
-        self._totals = Totals()
+        # Rows of each of the tables, and rows ever removed (see `Store.mark`).
+        self._totals: tuple[int, ...] = ()
         self._latest: Mark | None = None
         self._own: set[tuple[str, int]] = set()
         self._kept: tuple[datetime, Evidence] | None = None
@@ -91,6 +95,7 @@ class Learning:
         self._read_at, now = self._clock(), self._now()
         with self._bench.store.snapshot() as reader:
             self._follower.start_from(reader)
+            self._totals = reader.mark(_TABLES)
             whole = read_whole(
                 reader,
                 hardware=self._bench.hardware.fingerprint,
@@ -98,7 +103,6 @@ class Learning:
                 half_life_days=SPEED_HALF_LIFE_DAYS,
             )
         ledger = Ledger(whole, now)
-        self._totals = whole.totals
         self._latest = max((run.mark for run in whole.runs), default=None)
         found = ledger.watch()
         self._ledger = ledger
@@ -106,23 +110,21 @@ class Learning:
 
     def _follow(self) -> list[Found]:
         """Take in what came since; read everything where that is not enough."""
-        before = self._totals
         tables, sure = self._follower.news()
         found = self._take(tables)
         if found is None:
             return self._load()
         if sure:
             return found
-        totals = read_totals(self._bench.store)
-        more = self._take(self._follower.news()[0])
-        counted = self._totals
-        if more is None or not (
-            before.runs <= totals.runs <= counted.runs
-            and totals.feedback == counted.feedback
-            and totals.changes == counted.changes
-        ):
-            return self._load()
-        return found + more
+        # They differ where a row came between the two questions: both are asked again.
+        for _ in range(_MOST_LOOKS):
+            if self._bench.store.mark(_TABLES) == self._totals:
+                return found
+            more = self._take(self._follower.news()[0])
+            if more is None:
+                break
+            found += more
+        return self._load()
 
     def _take(self, tables: dict[str, pa.Table]) -> list[Found] | None:
         """Count new rows; None where they change what was counted before."""
@@ -151,16 +153,20 @@ class Learning:
         assert self._ledger is not None
         self._kept = None
         self._latest = runs[-1].mark
-        self._totals = Totals(
-            self._totals.runs + len(runs), self._totals.feedback, self._totals.changes
-        )
+        self._add_to("executions", len(runs))
         return [found for run in runs for found in self._ledger.add(run)]
+
+    def _add_to(self, table: str, rows: int) -> None:
+        place = _TABLES.index(table)
+        counted = self._totals[place] + rows
+        self._totals = (*self._totals[:place], counted, *self._totals[place + 1 :])
 
     def _settle(self, found: list[Found]) -> None:
         """Record what changed, unless another process did before; say it once."""
         store = self._bench.store
         with store.alone("changes"):
-            if read_totals(store).changes != self._totals.changes:
+            place = _TABLES.index("changes")
+            if store.mark(_TABLES)[place] != self._totals[place]:
                 found = self._load()
             for one in found:
                 self._record(one)
@@ -189,7 +195,5 @@ class Learning:
         )
         if recorded is not None:
             self._own.add((recorded.session, recorded.seq))
-            self._totals = Totals(
-                self._totals.runs, self._totals.feedback, self._totals.changes + 1
-            )
+            self._add_to("changes", 1)
         self._bench.messages.add(level, found.model, change.message(found.model))

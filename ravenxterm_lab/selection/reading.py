@@ -19,7 +19,6 @@ from ravenxterm_lab.store.schema import INTERRUPTED
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ravenxterm_lab.store import Store
     from ravenxterm_lab.store.reading import Reader
 
 __all__ = [
@@ -28,9 +27,7 @@ __all__ = [
     "Noticed",
     "Run",
     "Sums",
-    "Totals",
     "Whole",
-    "read_totals",
     "read_whole",
     "runs_of",
 ]
@@ -58,11 +55,6 @@ ORDER BY since
 _HOURS_SQL = """
 SELECT hour, sum(runs)::BIGINT FROM execution_hours GROUP BY hour ORDER BY hour DESC LIMIT $most
 """
-_TOTALS = """
-        (SELECT coalesce(sum(runs), 0)::BIGINT FROM execution_hours) AS total_runs,
-        (SELECT count(*) FROM feedback) AS total_feedback,
-        (SELECT count(*) FROM changes) AS total_changes"""
-_TOTALS_SQL = f"SELECT {_TOTALS}"
 
 _WHOLE_SQL = f"""
 WITH found AS (
@@ -180,8 +172,6 @@ FROM sums
 UNION ALL BY NAME
 SELECT r.* REPLACE (coalesce(j.judged, r.quality) AS quality)
 FROM runs r LEFT JOIN judged j ON j.session = r.session AND j.seq = r.seq
-UNION ALL BY NAME
-SELECT 'totals' AS kind, {_TOTALS}
 """  # noqa: S608 - our own names
 
 
@@ -297,15 +287,6 @@ class Sums(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
-    """What a store holds: numbers of rows, by which a gap is noticed."""
-
-    runs: int = 0
-    feedback: int = 0
-    changes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Whole:
     """Everything that the store knows.
 
@@ -317,14 +298,11 @@ class Whole:
         The latest executions one by one (they are within the sums), in order.
     noticed : list of Noticed
         Earlier changes, in order.
-    totals : Totals
-        Numbers of rows.
     """
 
     sums: list[Sums]
     runs: list[Run]
     noticed: list[Noticed] = field(default_factory=list)
-    totals: Totals = field(default_factory=Totals)
 
 
 def read_whole(reader: Reader, *, hardware: str, now: datetime, half_life_days: float) -> Whole:
@@ -359,12 +337,10 @@ def read_whole(reader: Reader, *, hardware: str, now: datetime, half_life_days: 
     )
     rows = [dict(zip(_COLUMNS, row, strict=True)) for row in found]
     runs = [_run(row) for row in rows if row["kind"] == "run"]
-    totals = next(row for row in rows if row["kind"] == "totals")
     return Whole(
         sums=[_sums(row) for row in rows if row["kind"] == "sums"],
         runs=sorted(runs, key=lambda run: run.mark),
         noticed=changes,
-        totals=Totals(*(totals[name] for name in _TOTAL_NAMES)),
     )
 
 
@@ -386,11 +362,6 @@ def _latest(reader: Reader) -> str:
         if found >= MOST_RUNS:
             break
     return f"TIMESTAMP '{since}'"
-
-
-def read_totals(store: Store) -> Totals:
-    """Read how many rows the store has; little work, by which a gap is noticed."""
-    return Totals(*store.rows(_TOTALS_SQL, {})[0])
 
 
 def runs_of(table: pa.Table, hardware: str) -> list[Run]:
@@ -434,8 +405,7 @@ _RUN_NAMES = (
     "settings", "here", "interrupted", "success", "throughput", "work", "time_to_first_token",
     "quality",
 )  # fmt: skip
-_TOTAL_NAMES = ("total_runs", "total_feedback", "total_changes")
-_COLUMNS = tuple(dict.fromkeys(("kind", *_RUN_NAMES, *_SUM_COLUMNS, *_TOTAL_NAMES)))
+_COLUMNS = tuple(dict.fromkeys(("kind", *_RUN_NAMES, *_SUM_COLUMNS)))
 _ALL = ", ".join(_COLUMNS)
 
 
