@@ -90,7 +90,7 @@ class Sieve:
         loaded: frozenset[str],
         failing: Failing,
     ) -> None:
-        self._bench = bench
+        self._runtimes = {runtime.name: runtime for runtime in bench.runtimes}
         self._estimator = estimator
         self._machine = machine
         self._wanted = wanted
@@ -151,7 +151,7 @@ class Sieve:
         if asked is not None and model.context_length:
             asked = min(asked, model.context_length)
         context = None if asked is None or asked <= DEFAULT_CONTEXT else asked
-        runtime = self._bench.runtime(model.runtimes[0]) if model.runtimes else None
+        runtime = self._runtimes.get(model.runtimes[0]) if model.runtimes else None
         return _resolved(Same(model), runtime, device, context)
 
     def _matters(self, model: ModelMetadata, found: Assessment) -> bool:

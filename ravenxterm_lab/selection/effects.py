@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -35,15 +35,16 @@ class Solved:
         Posterior mean less prior mean.
     variance : array (m,)
         Of each cell.
-    shared : array (m,)
-        The largest covariance of each with another wanted cell; 0 where there is none.
+    shared : callable
+        Returns the largest covariance of each with another wanted cell, 0 where there is none:
+        array (m,). Who only looks need not wait for it.
     draws : array (count, m)
         Joint draws.
     """
 
     shift: NDArray[np.float64]
     variance: NDArray[np.float64]
-    shared: NDArray[np.float64]
+    shared: Callable[[], NDArray[np.float64]]
     draws: NDArray[np.float64]
 
 
@@ -120,19 +121,25 @@ def solve(
     alone = rest**2 * spread[own_model] + open_
     shift = rest * base + told
     variance = np.einsum("ij,ij->i", loading, loading) + alone
-    together = loading @ loading.T
     draws = rng.standard_normal((count, design.shape[1])) @ loading.T
     code = own_model * tasks + task[:m]
-    if len(np.unique(own_model)) == m:
+    apart = len(np.unique(own_model)) == m
+    if apart:
         draws += rng.standard_normal((count, m)) * np.sqrt(alone)
     else:
-        same = own_model[:, None] == own_model[None, :]
-        together += same * (rest[:, None] * rest[None, :] * spread[own_model])
-        together += (code[:, None] == code[None, :]) * open_
         effects = rng.standard_normal((count, models))[:, own_model]
         draws += effects * (rest * np.sqrt(spread[own_model]))
         _, cell = np.unique(code, return_inverse=True)
         draws += rng.standard_normal((count, int(cell.max()) + 1))[:, cell] * np.sqrt(open_)
-    np.fill_diagonal(together, -np.inf)
-    shared = np.maximum(together.max(axis=1), 0.0)
+
+    def shared() -> NDArray[np.float64]:
+        together: NDArray[np.float64] = loading @ loading.T
+        if not apart:
+            same = own_model[:, None] == own_model[None, :]
+            together += same * (rest[:, None] * rest[None, :] * spread[own_model])
+            together += (code[:, None] == code[None, :]) * open_
+        np.fill_diagonal(together, -np.inf)
+        largest: NDArray[np.float64] = np.maximum(together.max(axis=1), 0.0)
+        return largest
+
     return Solved(shift, variance, shared, draws + shift)

@@ -10,7 +10,7 @@ import numpy as np
 from ravenxterm_lab.selection.effects import solve
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -81,17 +81,25 @@ class Posterior:
     ----------
     mean, deviation : array (m,)
         Mean and standard deviation of each cell.
-    own : array (m,)
-        Standard deviation without the variance that another wanted cell shares, which tells
-        none of the two from the other.
     draws : array (count, m)
         Joint draws.
+    shared : callable
+        Returns the variance of each that another wanted cell shares: array (m,).
     """
 
     mean: NDArray[np.float64]
     deviation: NDArray[np.float64]
-    own: NDArray[np.float64]
     draws: NDArray[np.float64]
+    shared: Callable[[], NDArray[np.float64]]
+
+    @property
+    def own(self) -> NDArray[np.float64]:
+        """Standard deviation without what another wanted cell shares, array (m,).
+
+        What two cells share tells none of them from the other.
+        """
+        own: NDArray[np.float64] = np.sqrt(np.maximum(self.deviation**2 - self.shared(), 0.0))
+        return own
 
 
 def condition(
@@ -131,6 +139,6 @@ def condition(
     return Posterior(
         mean_wanted + found.shift,
         np.sqrt(np.maximum(found.variance, 0.0)),
-        np.sqrt(np.maximum(found.variance - found.shared, 0.0)),
         mean_wanted + found.draws,
+        found.shared,
     )

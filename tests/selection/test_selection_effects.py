@@ -46,7 +46,7 @@ def test_it_is_the_posterior_of_the_textbook(
     assert found.shift == pytest.approx(mean, abs=1e-9)
     assert found.variance == pytest.approx(np.diag(covariance), abs=1e-9)
     others = covariance - np.diag(np.full(len(wanted), np.inf))
-    assert found.shared == pytest.approx(np.maximum(others.max(1), 0), abs=1e-9)
+    assert found.shared() == pytest.approx(np.maximum(others.max(1), 0), abs=1e-9)
     largest = max(float(covariance.max()), 1e-6)
     # Five standard errors of a covariance from 6,000 draws: √(2/6000) × 5 = 0.09.
     assert np.atleast_2d(np.cov(found.draws.T)) == pytest.approx(covariance, abs=0.1 * largest)
