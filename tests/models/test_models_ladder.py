@@ -1,0 +1,308 @@
+"""Selection on a real quantization ladder and on a ruined model: dominated ones are left alone.
+
+The fast tests replay runs that were measured once on a real machine (`ladder_runs.json`, made by
+``python tests/models/record_ladder.py``); the slow ones make the variants and really run them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ravenxterm_lab.demo import build_ladder, build_vad_ladder
+from ravenxterm_lab.hardware import HardwareProfile
+from ravenxterm_lab.metadata import AttentionGeometry, HardwareType, ModelMetadata, ModelType
+from ravenxterm_lab.models import ModelManager, Workbench
+from ravenxterm_lab.models.selector import AdaptiveModelSelector
+from ravenxterm_lab.preferences import UserPreferences
+from ravenxterm_lab.quality import Item, check_for
+from ravenxterm_lab.runtimes.fake import FakeRuntime
+from ravenxterm_lab.selection.policy import blend, weights_for
+
+RECORDED: dict[str, Any] = json.loads(
+    (Path(__file__).parent / "ladder_runs.json").read_text(encoding="utf-8")
+)
+TASK, VAD = "text_generation", "voice_activity_detection"
+MODES = ("speed", "balanced", "memory")
+RUNS = 60
+GIB = 2**30
+#: Small enough for a hundred MiB to matter in it.
+BUDGET = 1 * GIB
+
+
+class StillMachine(HardwareProfile):
+    """A profile that stays as it was made."""
+
+    def refreshed(self, **_: object) -> HardwareProfile:
+        return self
+
+
+MACHINE = StillMachine(
+    cpu_architecture="x86_64", cpu_name="made up", cpu_cores=2, cpu_threads=2,
+    instruction_sets=("avx2",), total_memory=8 * GIB, available_memory=6 * GIB,
+    memory_bandwidth=20e9,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What was measured of one variant.
+
+    Scores are not touched by what else a machine does, speeds are: the machine was busy, so the
+    least disturbed tenth of the runs stands for each variant's speed (tokens/s) and time to the
+    first token (s).
+    """
+
+    name: str
+    quality: float
+    rate: float
+    first_token: float
+    memory: int
+
+    def dominates(self, other: Variant) -> bool:
+        """Say whether it is as good in everything, and better in something."""
+        mine = (self.quality, self.rate, -self.memory)
+        theirs = (other.quality, other.rate, -other.memory)
+        return mine != theirs and all(a >= b for a, b in zip(mine, theirs, strict=True))
+
+
+def measured(name: str) -> Variant:
+    told = RECORDED["models"][name]
+    runs = told["answers"]
+    return Variant(
+        name,
+        float(np.mean([run["quality"] for run in runs])),
+        float(np.quantile([run["throughput"] for run in runs], 0.9)),
+        float(np.quantile([run["time_to_first_token"] for run in runs], 0.1)),
+        told["peak_memory"],
+    )
+
+
+VARIANTS = [measured(name) for name in RECORDED["models"]]
+
+
+def dominated() -> set[str]:
+    return {one.name for one in VARIANTS if any(other.dominates(one) for other in VARIANTS)}
+
+
+def metadata(name: str, told: dict[str, Any]) -> ModelMetadata:
+    return ModelMetadata(
+        name, ModelType.GGUF, Path(name), told["size_bytes"],
+        task_types=(TASK,), runtimes=("fake",), preferred_hardware=(HardwareType.CPU,),
+        fingerprint=f"print-{name}", quantization=name,
+        parameter_count=told["parameter_count"], context_length=told["context_length"],
+        embedding_length=told["embedding_length"], vocabulary_size=told["vocabulary_size"],
+        attention=AttentionGeometry(
+            tuple(told["heads_kv"]), told["key_length"], told["value_length"]
+        ),
+    )  # fmt: skip
+
+
+MODELS = {name: metadata(name, told) for name, told in RECORDED["models"].items()}
+
+
+def learn(home: Path, mode: str, seed: int) -> tuple[Counter[str], dict[str, float], str]:
+    """Choose, replay the recorded run of a question, learn; return choices and what follows.
+
+    Returns
+    -------
+    (Counter, dict, str)
+        Choices of the 60 executions, the probability with which each variant is chosen after
+        them, and the first recommendation.
+    """
+    told = RECORDED["models"]
+    runtime = FakeRuntime(
+        "fake",
+        memory_bytes=lambda model: told[model.name]["peak_memory"],
+        load_seconds=float(np.median([one["load_seconds"] for one in told.values()])),
+    )
+    bench = Workbench(home, hardware=MACHINE, runtimes=[runtime])
+    preferences = UserPreferences(
+        performance_mode=mode, max_memory_usage=BUDGET / MACHINE.total_memory
+    )
+    selector = AdaptiveModelSelector(preferences, workbench=bench, seed=seed)
+    rng = np.random.default_rng(seed)
+    answers = {name: {run["question"]: run for run in one["answers"]} for name, one in told.items()}
+    questions = sorted(set.intersection(*(set(one) for one in answers.values())))
+    choices: Counter[str] = Counter()
+    for question in rng.permutation(questions).tolist()[:RUNS]:
+        selection = selector.select(MODELS, TASK)
+        model = selection.ranked[0].model
+        choices[model.name] += 1
+        run = answers[model.name][question]
+        variant = next(one for one in VARIANTS if one.name == model.name)
+        rate = variant.rate * float(np.exp(rng.normal(0, 0.1)))
+        options = selection.options[model.name]
+        with bench.pool.acquire(runtime, model, options):
+            pass  # it stays loaded, as after a real run
+        bench.record_execution(
+            metrics={
+                "quality": run["quality"], "tokens_out": run["tokens_out"], "throughput": rate,
+                "time_to_first_token": variant.first_token,
+                "latency": variant.first_token + run["tokens_out"] / rate,
+            },
+            model=model.name, fingerprint=model.fingerprint, task=TASK,
+            device=options.device.value, runtime="fake", settings=options.settings,
+            hardware=MACHINE.fingerprint, selection=selection.id,
+        )  # fmt: skip
+    after = selector.select(MODELS, TASK).ranked
+    first = selector.get_recommended_models(MODELS, TASK)[0].model.name
+    bench.pool.close()
+    bench.store.close()
+    return choices, {item.model.name: item.probability_chosen for item in after}, first
+
+
+def oracle(mode: str) -> dict[str, float]:
+    """Return what each variant is truly worth in a mode: the utility at what was measured."""
+    weights = weights_for(UserPreferences(performance_mode=mode))
+    told = RECORDED["models"]
+    tokens = [np.mean([run["tokens_out"] for run in told[one.name]["answers"]]) for one in VARIANTS]
+    seconds = np.array(
+        [one.first_token + t / one.rate for one, t in zip(VARIANTS, tokens, strict=True)]
+    )
+    worth = blend(
+        np.array([weights.quality, weights.latency, weights.memory]),
+        np.array([one.quality for one in VARIANTS]),
+        seconds,
+        weights.patience * float(np.median(seconds)),
+        np.array([one.memory for one in VARIANTS]) / BUDGET,
+    )
+    return {one.name: float(value) for one, value in zip(VARIANTS, worth, strict=True)}
+
+
+def test_f16_and_q8_0_are_dominated_by_what_was_measured() -> None:
+    """Made from a 4-bit file, they are no better than it, and bigger and slower."""
+    assert {"F16", "Q8_0"} <= dominated()
+    assert len(dominated()) < len(MODELS)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """Return what three selectors learned in each mode."""
+    home = tmp_path_factory.mktemp("ladder")
+    return {
+        mode: [learn(home / f"{mode}{seed}", mode, seed) for seed in range(3)] for mode in MODES
+    }
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_after_sixty_runs_the_dominated_variants_are_left_alone(
+    learned: dict[str, list[Any]], mode: str
+) -> None:
+    """F16 and Q8_0 get under 5% of the choices that follow, on the mean of three histories."""
+    left = [after.get("F16", 0.0) + after.get("Q8_0", 0.0) for _, after, _ in learned[mode]]
+    assert np.mean(left) < 0.05, left
+
+
+def test_every_mode_ends_on_the_frontier(learned: dict[str, list[Any]]) -> None:
+    """None ends on a dominated variant; who wants speed gets the fastest, who saves memory not."""
+    frontier = set(MODELS) - dominated()
+    ends = {mode: Counter(first for _, _, first in learned[mode]) for mode in MODES}
+    print({mode: dict(found) for mode, found in ends.items()})
+    assert all(set(found) <= frontier for found in ends.values()), ends
+    fastest = max(VARIANTS, key=lambda one: one.rate).name
+    assert ends["speed"].most_common(1)[0][0] == fastest
+    assert ends["memory"].most_common(1)[0][0] != fastest
+    for mode in MODES:
+        worth = oracle(mode)
+        lost = [max(worth.values()) - worth[first] for _, _, first in learned[mode]]
+        assert np.mean(lost) < 0.06, (mode, ends[mode], worth)
+
+
+@pytest.fixture
+def vad(demo_directory: Path, tmp_path: Path, profile: HardwareProfile) -> Iterator[ModelManager]:
+    directory = tmp_path / "vad"
+    directory.mkdir()
+    source = directory / "silero_vad_16k.onnx"
+    source.symlink_to(demo_directory / "silero-vad-16k" / source.name)
+    build_vad_ladder(source)
+    made = ModelManager(directory, workbench=Workbench(tmp_path / "home", hardware=profile), seed=0)
+    yield made
+    made.pool.close()
+    made.store.close()
+
+
+def labelled(manager: ModelManager, item: Item, model: ModelMetadata | None = None) -> str:
+    """Run the chosen model (or one) on a signal, record it with its label, return its name."""
+    selection = manager.selector.select(manager.registry.candidates, VAD)
+    model = model or selection.ranked[0].model
+    seconds: list[float] = []
+    runtime = manager._bench.runtime(model.runtimes[0])
+    with manager.pool.acquire(runtime, model, selection.options[model.name]) as (loaded, _):
+
+        def run(inputs: Any) -> Any:
+            result = loaded.run(VAD, inputs)
+            seconds.append(result.latency)
+            return result.output
+
+        verdict = item.grade(run)
+    metrics = {"latency": sum(seconds), "throughput": len(seconds) / sum(seconds)}
+    manager.record_execution_metrics(model, {**metrics, "quality": verdict.score}, task_type=VAD)
+    return model.name
+
+
+@pytest.mark.models
+def test_the_ruined_model_is_left_alone_within_five_labelled_runs(vad: ModelManager) -> None:
+    """Tried first and so resident, it is run on signals of which three in four hold a voice."""
+    check = check_for(VAD)
+    assert check is not None
+    name = "silero_vad_16k.int8"
+    voices = [item for item in check.items if "voice" in item.name]
+    others = [item for item in check.items if "voice" not in item.name]
+    rng = np.random.default_rng(0)
+    chosen = [labelled(vad, check.item("voice-low"), vad.registry.get(name))]
+    for number in range(15):
+        pool = others if number % 4 == 3 else voices
+        chosen.append(labelled(vad, pool[int(rng.integers(len(pool)))]))
+    print("chosen:", " ".join(one.removeprefix("silero_vad_16k") or ".f32" for one in chosen))
+    assert chosen.count(name) <= 5
+    assert name not in chosen[5:]
+
+
+@pytest.mark.slow
+@pytest.mark.models
+@pytest.mark.parametrize("mode", MODES)
+def test_sixty_real_executions_leave_the_dominated_variants_alone(
+    mode: str, demo_directory: Path, tmp_path: Path, profile: HardwareProfile
+) -> None:
+    """The ladder is made, 60 questions are really asked, and each answer is judged."""
+    directory = tmp_path / "models"
+    directory.mkdir()
+    [source] = (demo_directory / "smollm2-135m-instruct").glob("*.Q4_1.gguf")
+    (directory / source.name).symlink_to(source)
+    build_ladder(directory / source.name, ("F16", "Q8_0", "Q5_1", "Q5_0", "Q4_0"), progress=False)
+    check = check_for(TASK)
+    assert check is not None
+    share = max(BUDGET / profile.total_memory, 0.05)
+    manager = ModelManager(
+        directory, workbench=Workbench(tmp_path / "home", hardware=profile), seed=0,
+        preferences=UserPreferences(performance_mode=mode, max_memory_usage=share),
+    )  # fmt: skip
+    order = np.random.default_rng(0).permutation(len(check.items))[:RUNS]
+    choices: Counter[str] = Counter()
+    for index in order:
+        reports = []
+
+        def ask(prompt: Any, reports: list[Any] = reports) -> Any:
+            reports.append(manager.run(TASK, prompt, parameters=check.parameters))
+            return reports[-1].output
+
+        verdict = check.items[int(index)].grade(ask)
+        for report in reports:
+            manager.feedback(report, verdict.score)
+            choices[str(report.model.quantization)] += 1
+    ranked = manager.selector.select(manager.registry.candidates, TASK).ranked
+    after = {str(item.model.quantization): item.probability_chosen for item in ranked}
+    first = manager.get_model_recommendations(TASK)[0].model.quantization
+    print(f"{mode}: chosen {dict(choices)}; after {len(order)} runs P(chosen) {after}; {first}")
+    manager.close()
+    manager.store.close()
+    assert sum(choices.values()) >= RUNS
+    assert after.get("F16", 0.0) + after.get("Q8_0", 0.0) < 0.05
