@@ -1,7 +1,7 @@
 """Random situations: nothing ranked breaks a constraint, and every change that is offered works.
 
-The constraints are judged here once more, in words of their own. `pytest -m slow` runs 10,000
-situations, the ordinary run fewer.
+The constraints are judged here once more, in words of their own. `pytest -m slow` on this file runs
+10,000 situations, the ordinary run 300, or as many as the variable SITUATIONS says.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from ravenxterm_lab.models.selector import Selection
 from ravenxterm_lab.runtimes import LoadOptions
 from ravenxterm_lab.selection import Evidence, Recommendation, Rejection
 
-EXAMPLES = int(os.environ.get("SITUATIONS", "200"))
-FINAL = {"problems", "task_type", "runtime"}
+EXAMPLES = int(os.environ.get("SITUATIONS", "300"))
 PLACED = {"memory", "max_memory_bytes", "max_memory_usage", "available_memory", "gpu_memory"}
 SITUATION = settings(
     deadline=None,
