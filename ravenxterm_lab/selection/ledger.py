@@ -160,6 +160,17 @@ class Ledger:
             for one in watched.add(value)
         ]
 
+    def grade(self, run: Run) -> None:
+        """Count the quality of an execution that was counted without one, the latest graded.
+
+        Parameters
+        ----------
+        run : Run
+            With its quality.
+        """
+        if run.quality is not None and not run.interrupted:
+            self._of(_quality(run)).add(Value(run, run.quality, 1.0))
+
     def regrade(self, key: str, task: str, runs: Iterable[Run]) -> None:
         """Count the qualities of one model on one task anew, since some were judged otherwise.
 
@@ -174,8 +185,7 @@ class Ledger:
             if series.metric == "quality":
                 self._watched[series] = Watched(series, _TESTS["quality"])
         for run in runs:
-            if run.quality is not None and not run.interrupted:
-                self._of(_quality(run)).add(Value(run, run.quality, 1.0))
+            self.grade(run)
 
     def evidence(self, now: datetime) -> Evidence:
         """Return the statistics.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ravenxterm_lab.preferences import UserPreferences
     from ravenxterm_lab.selection.evidence import Evidence
     from ravenxterm_lab.selection.policy import Arm, Decision
+    from ravenxterm_lab.selection.reading import Mark
     from ravenxterm_lab.selection.replay_policies import Policy
 
 __all__ = ["Judgement", "PastDecision", "Redecision", "redecide"]
@@ -124,6 +125,7 @@ class _Memory(Mapping[tuple[str, str], "list[Execution]"]):
         self._runs: dict[str, Execution] = {}
         self._places: dict[tuple[str, str], list[str]] = {}
         self._judged: set[tuple[str, str]] = set()
+        self._graded: dict[tuple[str, str], Mark] = {}
 
     def __getitem__(self, key: tuple[str, str]) -> list[Execution]:
         return [self._runs[name] for name in self._places[key][-LAST:]]
@@ -136,11 +138,7 @@ class _Memory(Mapping[tuple[str, str], "list[Execution]"]):
 
     def take(self, event: Execution | Judgement) -> None:
         if isinstance(event, Judgement):
-            known = self._runs.get(event.execution)
-            if known is not None:
-                run = known.run._replace(quality=event.quality)
-                self._runs[event.execution] = known._replace(run=run)
-                self._judged.add(known.place)
+            self._judge(event)
             return
         if event.run.task is None or event.run.interrupted:
             return
@@ -148,6 +146,22 @@ class _Memory(Mapping[tuple[str, str], "list[Execution]"]):
         name = event.run.mark.execution
         self._runs[name] = event
         self._places.setdefault(event.place, []).append(name)
+        if event.run.quality is not None:
+            self._graded[event.place] = event.run.mark
+
+    def _judge(self, event: Judgement) -> None:
+        known = self._runs.get(event.execution)
+        if known is None:
+            return
+        run, place = known.run._replace(quality=event.quality), known.place
+        self._runs[event.execution] = known._replace(run=run)
+        before = self._graded.get(place)
+        if place not in self._judged and (before is None or run.mark > before):
+            # Mostly: judged before the next one is, so that the order is kept.
+            self._ledger.grade(run)
+            self._graded[place] = run.mark
+        else:
+            self._judged.add(place)
 
     def evidence(self, now: datetime) -> Evidence:
         for place in self._judged:
