@@ -123,13 +123,37 @@ class Truth:
     runs: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Summary:
+    """The cell of some runs, and by how much one differs from the next: squares, and weight."""
+
+    cell: Cell
+    squares: float
+    weight: float
+
+
 @dataclass(slots=True)
 class _Runs:
     subject: Subject
     # Residuals of ln seconds against the prior, with the weight of their age.
     residuals: list[tuple[float, float]] = field(default_factory=list)
+    # Until a run is added: of many cells, a run changes one.
+    summary: _Summary | None = None
 
-    def cell(self) -> Cell:
+    def add(self, subject: Subject, residual: float, weight: float) -> None:
+        self.subject = subject
+        self.residuals.append((residual, weight))
+        self.summary = None
+
+    def copy(self) -> _Runs:
+        return _Runs(self.subject, list(self.residuals), self.summary)
+
+    def sum_up(self) -> _Summary:
+        if self.summary is None:
+            self.summary = _Summary(self._cell(), *self._scatter())
+        return self.summary
+
+    def _cell(self) -> Cell:
         kept = self.residuals[-_MOST_RUNS:]
         weights = [
             weight * 0.5 ** ((len(kept) - 1 - place) / _HALF_LIFE_RUNS)
@@ -138,6 +162,16 @@ class _Runs:
         typical = _median([residual for residual, _ in kept], weights)
         ln_seconds = math.log(self.subject.seconds) + typical
         return Cell(self.subject, ln_seconds, sum(weights), len(self.residuals))
+
+    def _scatter(self) -> tuple[float, float]:
+        kept = [residual for residual, _ in self.residuals[-_MOST_RUNS:]]
+        squares = weight = 0.0
+        for age, place in enumerate(range(len(kept) - 1, 0, -1)):
+            step = min(abs(kept[place] - kept[place - 1]), _WILDEST)
+            recent = 0.5 ** (age / _NOISE_HALF_LIFE)
+            squares += recent * step**2 / 2
+            weight += recent
+        return squares, weight
 
 
 class History:
@@ -188,12 +222,10 @@ class History:
         subject = outcome.subject
         runs = self._runs.setdefault(group, {})
         cell = runs.setdefault((subject.model, subject.settings), _Runs(subject))
-        cell.subject = subject
-        cell.residuals.append(
-            (
-                math.log(seconds) - math.log(subject.seconds),
-                0.5 ** (max(outcome.age_days, 0.0) / _HALF_LIFE_DAYS),
-            )
+        cell.add(
+            subject,
+            math.log(seconds) - math.log(subject.seconds),
+            0.5 ** (max(outcome.age_days, 0.0) / _HALF_LIFE_DAYS),
         )
         former = self._learned.pop(group, None)
         if former is not None:
@@ -218,7 +250,7 @@ class History:
         further.outcomes = list(self.outcomes)
         further.calibrator = self.calibrator.copy()
         further._runs = {
-            group: {key: _Runs(one.subject, list(one.residuals)) for key, one in runs.items()}
+            group: {key: one.copy() for key, one in runs.items()}
             for group, runs in self._runs.items()
         }
         further._learned, further._asked = dict(self._learned), dict(self._asked)
@@ -242,7 +274,7 @@ class History:
             runs = list(self._runs.get(group, {}).values())
             law = LAWS[quantity]
             law = replace(law, noise=_noise(runs, law.noise))
-            cells = [one.cell() for one in runs]
+            cells = [one.sum_up().cell for one in runs]
             known = self._learned[group] = Learned(law, cells, self._asked.pop(group, ()))
         return known
 
@@ -257,14 +289,9 @@ def _noise(runs: list[_Runs], prior: float) -> float:
     A machine that is busy with other things scatters more than the prior says. Steps from one
     run to the next are not moved by a drift; a single wild one counts as `_WILDEST`.
     """
-    squares, weight = _NOISE_RUNS * prior**2, _NOISE_RUNS
-    for one in runs:
-        kept = [residual for residual, _ in one.residuals[-_MOST_RUNS:]]
-        for age, place in enumerate(range(len(kept) - 1, 0, -1)):
-            step = min(abs(kept[place] - kept[place - 1]), _WILDEST)
-            recent = 0.5 ** (age / _NOISE_HALF_LIFE)
-            squares += recent * step**2 / 2
-            weight += recent
+    found = [one.sum_up() for one in runs]
+    squares = _NOISE_RUNS * prior**2 + sum(one.squares for one in found)
+    weight = _NOISE_RUNS + sum(one.weight for one in found)
     return math.sqrt(squares / weight)
 
 
