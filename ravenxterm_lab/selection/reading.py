@@ -53,7 +53,8 @@ WHERE metric = 'quality' OR hardware = $hardware
 ORDER BY since
 """
 _HOURS_SQL = """
-SELECT hour, sum(runs)::BIGINT FROM execution_hours GROUP BY hour ORDER BY hour DESC LIMIT $most
+SELECT hour, sum(runs)::BIGINT FROM execution_hours WHERE hour >= CAST($since AS TIMESTAMP)
+GROUP BY hour ORDER BY hour DESC LIMIT $most
 """
 
 _WHOLE_SQL = f"""
@@ -82,18 +83,26 @@ WITH found AS (
         ON f.settings IS NOT DISTINCT FROM CASE f.metric WHEN 'speed' THEN k.engine ELSE k.kv END
 ), judged AS MATERIALIZED (
     FROM judgements WHERE task IS NOT NULL
-), hours AS (
+), hours AS NOT MATERIALIZED (
     SELECT
         coalesce(fingerprint, model) AS model_key,
         coalesce(hardware, $hardware) = $hardware AS here,
-        pow(2, -greatest(date_diff('second', hour, CAST($now AS TIMESTAMP)) - 1800, -1800)
-               / ($half_life * 86400.0)) AS weight,
-        pow(2, -greatest(date_diff('second', hour, CAST($now AS TIMESTAMP)) - 1800, -1800)
-               / ({OUTCOME_HALF_LIFE_DAYS} * 86400.0)) AS recent,
+        greatest(date_diff('second', hour, CAST($now AS TIMESTAMP)) - 1800, -1800) AS age,
+        exp(age * (-ln(2) / ($half_life * 86400))) AS weight,
+        exp(age * (-ln(2) / ({OUTCOME_HALF_LIFE_DAYS} * 86400))) AS recent,
         *
     FROM execution_hours
     WHERE task IS NOT NULL
 ), parts AS (
+    SELECT
+        model_key, task, runtime, device, settings, here, weight, recent,
+        runs - interrupted AS runs, succeeded, ln_work_count, ln_work_sum,
+        ln_throughput_count AS speed_n, ln_throughput_sum AS speed,
+        time_to_first_token_count AS first_n, time_to_first_token_sum AS first,
+        quality_count AS quality_n, quality_sum AS quality
+    FROM hours
+    WHERE {{never}}
+    UNION ALL BY NAME
     SELECT
         h.model_key, h.task, h.runtime, h.device, h.settings, h.here, h.weight, h.recent,
         h.runs - h.interrupted AS runs, h.succeeded, h.ln_work_count, h.ln_work_sum,
@@ -112,6 +121,7 @@ WITH found AS (
     LEFT JOIN bounds q ON q.metric = 'quality'
         AND q.model_key = h.model_key AND q.task = h.task
         AND q.settings IS NOT DISTINCT FROM h.settings
+    WHERE NOT {{never}}
     UNION ALL BY NAME
     SELECT
         b.model_key, b.task, e.runtime, e.device, e.settings,
@@ -325,7 +335,10 @@ def read_whole(reader: Reader, *, hardware: str, now: datetime, half_life_days: 
         If the store cannot be read.
     """
     changes = [_noticed(*row) for row in reader.rows(_CHANGES_SQL, {"hardware": hardware})]
-    sql = _WHOLE_SQL.format(hours=_hours_of(changes), latest=_latest(reader))
+    # Where nothing ever changed, no hour needs a look at when.
+    sql = _WHOLE_SQL.format(
+        never="false" if changes else "true", hours=_hours_of(changes), latest=_latest(reader)
+    )
     found = reader.rows(
         f"SELECT {_ALL} FROM ({sql})",  # noqa: S608 - our own names
         {
@@ -356,12 +369,17 @@ def _hours_of(changes: list[Noticed]) -> str:
 
 def _latest(reader: Reader) -> str:
     """Return from when on the latest executions were recorded: to sort all takes long."""
-    found, since = 0, datetime.min  # noqa: DTZ901 - as above
-    for hour, runs in reader.rows(_HOURS_SQL, {"most": MOST_RUNS}):
-        found, since = found + runs, hour
-        if found >= MOST_RUNS:
-            break
-    return f"TIMESTAMP '{since}'"
+    [(newest,)] = reader.rows("SELECT max(hour) FROM execution_hours", {})
+    if newest is None:
+        return "TIMESTAMP '-infinity'"
+    # A week is mostly enough, and is found without a look at the rest of the year.
+    for since in (str(newest - timedelta(days=7)), "-infinity"):
+        found = 0
+        for hour, runs in reader.rows(_HOURS_SQL, {"since": since, "most": MOST_RUNS}):
+            found += runs
+            if found >= MOST_RUNS:
+                return f"TIMESTAMP '{hour}'"
+    return "TIMESTAMP '-infinity'"
 
 
 def runs_of(table: pa.Table, hardware: str) -> list[Run]:
