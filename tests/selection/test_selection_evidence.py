@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ravenxterm_lab.selection import Evidence
+from ravenxterm_lab.selection import Engine, Evidence
 from ravenxterm_lab.store import Store
 from ravenxterm_lab.store.schema import INTERRUPTED
 
@@ -202,3 +202,80 @@ def test_the_hourly_sums_say_what_the_runs_say(store: Store, clock: Clock, seed:
                 assert found is None
             else:
                 assert found == pytest.approx(expected, **tolerance), (place, name)
+
+
+def test_speed_belongs_to_the_engine_and_quality_to_the_cache(store: Store) -> None:
+    """Of a model that would run on the CPU with an f16 cache, just what ran so is its speed.
+
+    How much context there was room for does not matter, and a run that does not say how it ran
+    counts for every engine; outcomes and lengths of output count whatever ran them.
+    """
+    for runtime, device, text, rate, quality in (
+        ("llama_cpp", "cpu", "ctx=512 kv=f16", 10.0, 0.5),
+        ("llama_cpp", "cpu", "ctx=4096 kv=f16 seed=3", 20.0, 0.7),
+        ("llama_cpp", "cpu", "ctx=512 kv=q8_0", 40.0, 0.1),
+        ("llama_cpp", "cuda", "ctx=512 kv=f16 device=cuda", 500.0, 0.9),
+        ("onnx", "cpu", "ctx=512 kv=f16", 700.0, None),
+        (None, None, None, 30.0, 0.3),
+    ):
+        metrics = {"throughput": rate, "tokens_out": 10, "time_to_first_token": 1 / rate}
+        if quality is not None:
+            metrics["quality"] = quality
+        store.record_execution(
+            model="m", fingerprint="f", task="t", runtime=runtime, device=device, settings=text,
+            hardware="here", metrics=metrics,
+        )  # fmt: skip
+    evidence = read(store)
+    whole = evidence.cell("f", "t")
+    assert (whole.runs, whole.quality_n, round(whole.speed_n)) == (6, 5, 6)
+    engine = Engine.of("llama_cpp", "cpu", "ctx=8192 kv=f16")
+    cell = evidence.under({"f": engine}).cell("f", "t")
+    assert cell.speed_mean == pytest.approx(sum(math.log(x) for x in (10, 20, 30)) / 3)
+    assert cell.first_token_mean == pytest.approx((1 / 10 + 1 / 20 + 1 / 30) / 3)
+    assert cell.quality_n == 4
+    assert cell.quality_mean == pytest.approx((0.5 + 0.7 + 0.9 + 0.3) / 4)
+    assert (cell.runs, cell.succeeded, cell.work_n) == (6, 6, 6)
+    quantised = evidence.under({"f": Engine.of("llama_cpp", "cpu", "kv=q8_0")}).cell("f", "t")
+    assert quantised.quality_mean == pytest.approx((0.1 + 0.3) / 2)
+    assert evidence.under({"other": engine}).cell("f", "t") == whole
+
+
+def test_only_what_came_since_a_change_counts(store: Store, clock: Clock) -> None:
+    """Of the change's own hour the runs themselves count, of later hours the sums; others stay."""
+    runs = []
+    for minutes, rate, quality, text in (
+        (130, 80.0, 0.9, "ctx=512"), (50, 81.0, 0.9, "ctx=4096"), (49, 20.0, 0.8, "ctx=512"),
+        (48, 20.0, 0.8, "ctx=4096"), (1, 25.0, 0.7, "ctx=512"), (1, 400.0, 0.6, "device=cuda"),
+    ):  # fmt: skip
+        clock.now = NOW - minutes * 60 * 10**9
+        metrics = {"throughput": rate, "time_to_first_token": 1 / rate, "quality": quality}
+        runs.append(
+            store.record_execution(
+                model="m", fingerprint="f", task="t", hardware="here", settings=text,
+                metrics=metrics,
+            )
+        )  # fmt: skip
+        if len(runs) == 3:
+            store.ingest_now()
+    clock.now = NOW
+    for metric, text, hardware, first in (
+        ("speed", "", "here", 2), ("speed", "", "there", 4), ("quality", None, None, 4),
+    ):  # fmt: skip
+        at = NOW - {2: 49, 4: 1}[first] * 60 * 10**9
+        store.record(
+            "changes", metric=metric, model="m", fingerprint="f", task="t", settings=text,
+            hardware=hardware, since=at // 1000, first_execution=str(runs[first]),
+            noticed=at // 1000, noticed_execution=str(runs[first]),
+        )  # fmt: skip
+    store.record("feedback", execution=str(runs[0]), quality=0.0)
+    store.record("feedback", execution=str(runs[4]), quality=0.1)
+    cell = read(store).cell("f", "t")
+    rates = (20, 20, 25, 400)
+    assert cell.speed_mean == pytest.approx(sum(map(math.log, rates)) / 4, abs=0.01)
+    assert cell.first_token_mean == pytest.approx(sum(1 / rate for rate in rates) / 4)
+    assert (cell.quality_n, cell.quality_mean) == (2, pytest.approx((0.1 + 0.6) / 2))
+    assert cell.runs == 6
+    store.ingest_now()
+    again = read(store).cell("f", "t")
+    assert again.quality_mean == pytest.approx(cell.quality_mean)
+    assert again.speed_mean == pytest.approx(cell.speed_mean)
