@@ -7,13 +7,13 @@ from ravenxterm_lab.selection.constraints import (
     Rejection,
     Violation,
     facts_against,
-    measurements_against,
-    memory_against,
 )
 from ravenxterm_lab.selection.evidence import CellEvidence, Engine, Evidence
-from ravenxterm_lab.selection.explain import Part, Recommendation, Recommendations, recommend
+from ravenxterm_lab.selection.explain import Part, Recommendation, Recommendations
 from ravenxterm_lab.selection.failing import LONGEST_WAIT, FailedLoads, failures_against
+from ravenxterm_lab.selection.limits import measurements_against, memory_against
 from ravenxterm_lab.selection.policy import Arm, Decision, Weights, decide, weights_for
+from ravenxterm_lab.selection.recommending import recommend
 from ravenxterm_lab.selection.relaxing import Assessment, Place, Relaxation, assess, relax, relaxed
 from ravenxterm_lab.selection.why_not import Asked, WhyNot
 

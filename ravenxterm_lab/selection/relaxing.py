@@ -12,9 +12,9 @@ from ravenxterm_lab.selection.constraints import (
     Machine,
     Violation,
     facts_against,
-    memory_against,
     usable_devices,
 )
+from ravenxterm_lab.selection.limits import memory_against
 
 if TYPE_CHECKING:
     from ravenxterm_lab.estimation import MemoryEstimate

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ravenxterm_lab.estimation import model_key
 from ravenxterm_lab.preferences import AccuracyPreference, PerformancePreference
-from ravenxterm_lab.selection.constraints import in_words, rounded_up
+from ravenxterm_lab.selection.constraints import in_words
 from ravenxterm_lab.selection.evidence import Qualities
+from ravenxterm_lab.selection.limits import rounded_up
 from ravenxterm_lab.tables import Card, Displayed, Table
 from ravenxterm_lab.units import NOT_MEASURED, format_bytes, format_number, format_seconds
 
@@ -48,7 +49,15 @@ class Asked(Protocol):
         """Normalised name."""
 
     def after(self, change: Mapping[str, Any], evidence: Evidence | None = None) -> Recommendations:
-        """Return the ranking after a change of requirements and preferences, or of evidence."""
+        """Return the ranking after a change of requirements and preferences, or of evidence.
+
+        Parameters
+        ----------
+        change : mapping
+            Requirements and preferences by name; None leaves a requirement out.
+        evidence : Evidence, optional
+            In place of what was measured.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ from ravenxterm_lab.preferences import UserPreferences
 from ravenxterm_lab.requirements import TaskRequirements
 from ravenxterm_lab.runtimes.fake import FakeRuntime
 from ravenxterm_lab.selection import Machine, Recommendations, assess, relax
-from ravenxterm_lab.selection.constraints import in_words, rounded_down, rounded_up
+from ravenxterm_lab.selection.constraints import in_words
+from ravenxterm_lab.selection.limits import rounded_down, rounded_up
 
 GIB = 2**30
 TASK = "text_generation"
