@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ravenxterm_lab.models.workbench import Workbench
-    from ravenxterm_lab.selection.reading import Mark, Run
+    from ravenxterm_lab.selection.observed import Mark, Run
 
 __all__ = ["Learning"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.models.replay_candidates import Candidate, Reader
-from ravenxterm_lab.selection.reading import Mark, Run
+from ravenxterm_lab.selection.observed import Mark, Run
 from ravenxterm_lab.selection.replay import Judgement
 from ravenxterm_lab.selection.replay_policies import Execution
 

@@ -89,7 +89,15 @@ class Engine(NamedTuple):
 
     @classmethod
     def of(cls, runtime: str, device: str, settings: str) -> Engine:
-        """Return the engine that a text of settings describes, as the store records them."""
+        """Return the engine that a text of settings describes.
+
+        Parameters
+        ----------
+        runtime, device : str
+            Such as ``"llama_cpp"`` and ``"cpu"``.
+        settings : str
+            As the store records them (see `LoadOptions.settings`).
+        """
         return _engine(runtime, device, settings)
 
 
@@ -164,7 +172,13 @@ class CellEvidence:
         return getattr(self, f"{metric}_n"), getattr(self, f"{metric}_mean")
 
     def measured(self, speeds: Sequence[Speeds], qualities: Sequence[Qualities]) -> CellEvidence:
-        """Return it with these speeds and qualities in place of its own."""
+        """Return it with these speeds and qualities in place of its own.
+
+        Parameters
+        ----------
+        speeds, qualities : sequences of Speeds and of Qualities
+            That count.
+        """
         n = sum(one.n for one in speeds)
         first_n = sum(one.first_n for one in speeds)
         quality_n = sum(one.n for one in qualities)

@@ -22,14 +22,14 @@ from ravenxterm_lab.selection.evidence import (
     engine_settings,
     kv_type,
 )
-from ravenxterm_lab.selection.reading import Mark, Noticed
+from ravenxterm_lab.selection.observed import Mark, Noticed
 from ravenxterm_lab.selection.watching import Value, Watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from ravenxterm_lab.selection.reading import Run, Sums, Whole
+    from ravenxterm_lab.selection.observed import Run, Sums, Whole
 
 __all__ = ["Found", "Ledger"]
 

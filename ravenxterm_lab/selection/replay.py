@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from ravenxterm_lab.selection.ledger import Ledger
-from ravenxterm_lab.selection.reading import Whole
+from ravenxterm_lab.selection.observed import Whole
 from ravenxterm_lab.selection.replay_policies import LAST, Execution, Moment, chosen_by
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from ravenxterm_lab.preferences import UserPreferences
     from ravenxterm_lab.selection.evidence import Evidence
+    from ravenxterm_lab.selection.observed import Mark
     from ravenxterm_lab.selection.policy import Arm, Decision
-    from ravenxterm_lab.selection.reading import Mark
     from ravenxterm_lab.selection.replay_policies import Policy
 
 __all__ = ["Judgement", "PastDecision", "Redecision", "redecide"]

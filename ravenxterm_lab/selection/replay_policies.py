@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ravenxterm_lab.preferences import UserPreferences
+    from ravenxterm_lab.selection.observed import Run
     from ravenxterm_lab.selection.policy import Arm
-    from ravenxterm_lab.selection.reading import Run
 
 __all__ = ["LAST", "POLICIES", "Execution", "Moment", "Policy", "chosen_by", "policy_named"]
 

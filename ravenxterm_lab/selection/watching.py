@@ -11,7 +11,7 @@ from ravenxterm_lab.selection.change import Change, Detector, WindowTest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ravenxterm_lab.selection.reading import Mark, Run
+    from ravenxterm_lab.selection.observed import Mark, Run
 
 __all__ = ["Value", "Watched"]
 
