@@ -125,9 +125,12 @@ class _Plan:
                 cells = [Cell(f"{number}:{name}:cold", COLD, order[-1])]
                 cells += [Cell(f"{number}:{name}:{index}", WARM, index) for index in order]
                 if self.check is not None and not number:
+                    # Easy ones first and hard ones last would look like a model that got worse.
+                    items = list(self.check.items)
+                    rng.shuffle(items)
                     cells += [
                         Cell(f"quality:{name}:{item.name}", QUALITY, item=item.name)
-                        for item in self.check.items
+                        for item in items
                     ]
                 found.append((name, cells))
         return found

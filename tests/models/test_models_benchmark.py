@@ -22,6 +22,7 @@ from ravenxterm_lab.hardware import HardwareProfile
 from ravenxterm_lab.metadata import AttentionGeometry, HardwareType, ModelMetadata, ModelType
 from ravenxterm_lab.models import ModelManager, Workbench
 from ravenxterm_lab.models.benchmarking import _digest
+from ravenxterm_lab.quality import check_for
 from ravenxterm_lab.runtimes.base import LoadedModel, LoadOptions
 from ravenxterm_lab.runtimes.fake import FakeRuntime
 from ravenxterm_lab.runtimes.reports import RunResult
@@ -115,6 +116,21 @@ def test_the_seed_decides_the_order(tmp_path: Path, profile: HardwareProfile) ->
 
     assert order(1, 0) == order(1, 1)
     assert order(1, 2) != order(2, 3)
+
+
+def test_quality_items_come_in_an_order_of_each_models_own(manager: ModelManager) -> None:
+    """Else the hard ones at the end of the list would look like a model that got worse."""
+    report = bench(manager, repeats=1, quality=True)
+    asked: dict[str, list[str]] = {}
+    for run in report.runs:
+        if run.phase == "quality":
+            asked.setdefault(run.model, []).append(run.cell.rpartition(":")[2])
+    check = check_for("text_generation")
+    assert check is not None
+    names = [item.name for item in check.items]
+    assert all(sorted(order) == sorted(names) for order in asked.values())
+    assert names not in asked.values()
+    assert len({tuple(order) for order in asked.values()}) == len(MODELS)
 
 
 def test_cold_runs_are_told_apart(manager: ModelManager) -> None:
