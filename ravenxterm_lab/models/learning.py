@@ -11,6 +11,7 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.selection.evidence import SPEED_HALF_LIFE_DAYS, Evidence
 from ravenxterm_lab.selection.ledger import Found, Ledger
 from ravenxterm_lab.selection.reading import read_whole, runs_of
@@ -70,7 +71,7 @@ class Learning:
             try:
                 found = self._load() if self._due() else self._follow()
                 if found:
-                    self._settle(found)
+                    self._tell(found)
             except BaseException:
                 # Half of what came may be counted.
                 self._ledger = None
@@ -160,6 +161,16 @@ class Learning:
         place = _TABLES.index(table)
         counted = self._totals[place] + rows
         self._totals = (*self._totals[:place], counted, *self._totals[place + 1 :])
+
+    def _tell(self, found: list[Found]) -> None:
+        try:
+            self._settle(found)
+        except StoreError as error:
+            if self._ledger is None:
+                raise
+            # Nobody else learns of it, but here it counts.
+            text = f"{found[0].change.message(found[0].model)}. Not recorded: {error}"
+            self._bench.messages.add("warning", found[0].model, text)
 
     def _settle(self, found: list[Found]) -> None:
         """Record what changed, unless another process did before; say it once."""

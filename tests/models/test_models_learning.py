@@ -311,8 +311,25 @@ def test_a_change_on_another_engine_or_machine_is_none_here(tmp_path: Path) -> N
     bench.store.close()
 
 
-def test_what_was_restored_or_taken_away_is_seen(tmp_path: Path) -> None:
-    """Rows that come by another way than the spool, and a store that is removed, count at once."""
+def test_a_store_that_takes_no_lock_is_no_reason_to_forget(tmp_path: Path) -> None:
+    """What changed counts in this process, and the message says that it is not recorded."""
+    bench = on(tmp_path, Clock())
+    learner = Learning(bench)
+    for rate in (*[60.0] * 20, *[20.0] * 4):
+        run(bench, rate)
+    # A directory where the lock would be: it can be opened by nobody, whatever their rights.
+    (bench.store.path / "changes.lock").mkdir()
+    cell = learner.evidence().cell("f", "text_generation")
+    assert cell.speed_mean == pytest.approx(math.log(20))
+    [message] = bench.messages
+    assert "3.0× slower" in message.text
+    assert "Not recorded" in message.text
+    assert len(bench.store.sql("FROM changes")) == 0
+    bench.store.close()
+
+
+def test_what_was_restored_is_seen(tmp_path: Path) -> None:
+    """Rows that come by another way than the spool count at once."""
     bench = on(tmp_path / "home", Clock())
     source = on(tmp_path / "source", Clock(BEGIN - timedelta(days=300)))
     for _ in range(7):
