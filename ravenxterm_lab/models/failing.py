@@ -29,13 +29,16 @@ WITH tried AS (
 ), worked AS (
     SELECT model_key, engine, device, settings, max(ts) AS ts
     FROM tried WHERE success GROUP BY ALL
+), otherwise AS (
+    SELECT DISTINCT model_key, engine FROM worked
 )
 SELECT
     t.model_key, t.engine, t.device, t.settings, count(*), arg_max(t.failure, t.ts),
-    arg_max(t.error, t.ts), max(t.ts)
+    arg_max(t.error, t.ts), max(t.ts), bool_or(o.engine IS NOT NULL)
 FROM tried t LEFT JOIN worked w
     ON w.model_key = t.model_key AND w.engine = t.engine AND w.device = t.device
     AND w.settings = t.settings
+LEFT JOIN otherwise o ON o.model_key = t.model_key AND o.engine = t.engine
 WHERE NOT t.success AND t.engine IS NOT NULL AND (w.ts IS NULL OR t.ts > w.ts)
 GROUP BY t.model_key, t.engine, t.device, t.settings
 """
@@ -122,8 +125,10 @@ class LoadFailures:
             {"hardware": self._bench.hardware.fingerprint, "since": str(now - LONGEST_WAIT)},
         )
         self._failed = {
-            (key, engine, device, settings): FailedLoads(count, kind or "", error or "", last)
-            for key, engine, device, settings, count, kind, error, last in rows
+            (key, engine, device, settings): FailedLoads(
+                count, kind or "", error or "", last, otherwise
+            )
+            for key, engine, device, settings, count, kind, error, last, otherwise in rows
         }
         return self._failed
 

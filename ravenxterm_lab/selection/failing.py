@@ -43,16 +43,22 @@ class FailedLoads:
         What it said.
     last : datetime
         When it was recorded (UTC, without a zone).
+    otherwise : bool
+        Whether the model was loaded in another way within the same time, such as with a smaller
+        context: a lack of memory is then overcome at each run, and speaks not against it.
     """
 
     count: int
     kind: str
     error: str
     last: datetime
+    otherwise: bool = False
 
     @property
     def until(self) -> datetime | None:
         """Until when it is not tried again in this way; None when it may be."""
+        if self.otherwise and self.kind == FailureKind.OUT_OF_MEMORY:
+            return None
         lasting = self.kind in _LASTING
         if self.count < (_LASTING_RUN if lasting else _PASSING_RUN):
             return None

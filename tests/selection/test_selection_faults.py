@@ -291,6 +291,25 @@ def test_a_lack_of_memory_is_tried_again_every_ten_minutes(lab: Lab) -> None:
     assert 3 < lab.runtime.asked["bad"] <= 9
 
 
+def test_what_runs_with_a_smaller_context_is_not_given_up(lab: Lab) -> None:
+    """A lack of memory that the plan overcomes at each run does not reject the model."""
+    failed = FailedLoads(30, FailureKind.OUT_OF_MEMORY.value, "no", MOMENT)
+    assert failures_against(failed, MOMENT) is not None
+    assert failures_against(replace(failed, otherwise=True), MOMENT) is None
+    real = lab.runtime.load
+
+    def load(model: ModelMetadata, options: LoadOptions | None = None) -> LoadedModel:
+        if options is not None and (options.context_length or 0) > 4000:
+            raise RuntimeFailureError("too much", FailureKind.OUT_OF_MEMORY)
+        return real(model, options)
+
+    lab.runtime.load = load  # type: ignore[method-assign]
+    for _ in range(6):
+        lab.now += 60 * SECOND
+        assert lab.run(made("only")) == "only"
+    assert len(lab.rank(made("only"))) == 1
+
+
 def test_a_model_that_failed_is_tried_when_something_changed(lab: Lab, tmp_path: Path) -> None:
     """Another file, another context, another engine, a day: each gives it another chance."""
     lab.runtime.broken["bad"] = FailureKind.UNSUPPORTED
