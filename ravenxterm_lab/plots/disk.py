@@ -115,6 +115,7 @@ def _draw(rows: list[dict[str, Any]], title: str, unused_days: float) -> Figure:
             "colors": ["rgba(128,128,128,0.12)"] * above + tiles,
             "pattern": {
                 "shape": [""] * above + [_STATES[row["state"]][1] for row in rows],
+                "fillmode": "overlay",
                 "fgopacity": 0.35,
                 "size": 8,
             },

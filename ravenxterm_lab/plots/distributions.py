@@ -118,7 +118,7 @@ def distributions(
     RequirementError
         On an unknown metric, or a window that is none.
     """
-    chosen = metric_of(metric)
+    chosen = metric_of(metric, task)
     window = window_of(manager, days, start, end)
     extent = extent_of(manager, window, model, task)
     daily = metric in HISTOGRAMS and window.seconds >= _LONG_DAYS * 86_400
@@ -193,9 +193,9 @@ def _draw(frame: pl.DataFrame, metric: Metric, window: Window, title: str) -> Fi
             text=[f"{said} {safe(metric.show(at[what]))}" for what, said in told.items()],
             hovertemplate=f"%{{text}}<extra>{label}</extra>",
         )
+    count = format_number(_count(frame, every=True), "successful execution")
     subtitle = (
-        f"n = {format_number(_count(frame, every=True), 'successful execution')}, {window.label}; "
-        "below: median, p25 to p75, p5 to p95, p99, greatest"
+        f"n = {count}, {window.label}<br>below each: median, p25 to p75, p5 to p95, p99, greatest"
     )
     figure.update_layout(
         **layout(title, subtitle),

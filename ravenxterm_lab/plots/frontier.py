@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from ravenxterm_lab.plots.ranking import no_candidate
 from ravenxterm_lab.plots.theme import AXIS, COLOURS, OTHERS, Figure, layout, log_axis, safe
 from ravenxterm_lab.plots.view import Rows, View, empty_view
 from ravenxterm_lab.units import format_bytes, format_number, format_rate
@@ -60,9 +61,7 @@ def frontier(recommendations: Recommendations) -> View:
         row["on_front"] = not any(_beats(other, row) for other in rows)
     frame = pl.DataFrame(rows)
     if not rows:
-        reason = f"No candidate is feasible for {task}: see .rejected for the reasons"
-        if not recommendations.rejected:
-            reason = "There is no model to rank: run manager.scan() on a directory that holds some"
+        reason = no_candidate(recommendations)
         return empty_view(title, reason, None, frame)
     unit = "tok" if recommendations.task == "text_generation" else "items"
     figure = _draw(rows, title, unit)
@@ -121,7 +120,7 @@ def _draw(rows: list[dict[str, Any]], title: str, unit: str) -> Figure:
             marks = _marks(chosen, colour, symbol, largest, unit, named=named)
             figure.add_scatter(name=f"{name} (n = {len(chosen)})", **marks)
     subtitle = (
-        f"n = {format_number(len(rows), 'feasible candidate')}; area of a mark: memory, "
+        f"n = {format_number(len(rows), 'feasible candidate')}<br>area of a mark: memory, "
         f"the largest {format_bytes(largest)}; hollow: quality not measured (prior)"
     )
     figure.update_layout(

@@ -74,9 +74,9 @@ class Line:
 #: Of the machine, by column of ``hardware_samples``.
 MACHINE = {
     "cpu_percent": Line("CPU load", _LOAD, COLOURS[0]),
-    "memory_used": Line("memory used", _MEMORY, COLOURS[1], "dash", 2**-30),
+    "memory_used": Line("memory used", _MEMORY, COLOURS[0], "longdash", 2**-30),
     "process_memory": Line(
-        "memory of this process and its models", _MEMORY, COLOURS[2], "dot", 2**-30
+        "memory of this process and its models", _MEMORY, COLOURS[3], "longdashdot", 2**-30
     ),
     "cpu_power": Line("CPU power", _POWER, COLOURS[0]),
 }

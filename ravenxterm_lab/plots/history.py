@@ -123,7 +123,7 @@ def history(
     RequirementError
         On an unknown metric, or a window that is none.
     """
-    chosen = metric_of(metric)
+    chosen = metric_of(metric, task)
     window = window_of(manager, days, start, end)
 
     def zoom(first: datetime, last: datetime) -> View:
@@ -142,7 +142,7 @@ def history(
     }
     frame = manager.sql(sql, parameters).pl()
     if frame.is_empty():
-        title = chosen.axis.capitalize()
+        title = chosen.heading
         reason = no_executions(extent, window, model, task)
         return empty_view(title, reason, sql, frame, parameters, zoom)
     runs = totals(frame)

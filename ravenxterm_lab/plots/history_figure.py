@@ -100,9 +100,9 @@ def draw(
         _add_strip(figure, frame, runs)
     subtitle = f"n = {format_number(sum(runs.values()), 'execution')}, {window.label}, times in UTC"
     if thinned:
-        subtitle += "; first, last, least and greatest of each column"
+        subtitle += "<br>of each column the first, last, least and greatest are drawn"
     figure.update_layout(
-        **layout(metric.axis.capitalize(), subtitle),
+        **layout(metric.heading, subtitle),
         height=440,
         xaxis=time_axis(anchor="y2" if strip else "y"),
         yaxis={
@@ -138,8 +138,8 @@ def _value_axis(frame: pl.DataFrame, metric: Metric) -> dict[str, Any]:
     least, median, greatest = ends["least"].min(), ends["p50"].median(), ends["greatest"].max()
     known = all(isinstance(value, float) for value in (least, median, greatest))
     if known and least > 0 and greatest > _STEEP * median:  # type: ignore[operator]
-        return log_axis(metric.axis, least, greatest)  # type: ignore[arg-type]
-    return {"title": {"text": metric.axis}, "rangemode": "tozero"}
+        return log_axis(metric.short_axis, least, greatest)  # type: ignore[arg-type]
+    return {"title": {"text": metric.short_axis}, "rangemode": "tozero"}
 
 
 def _add_points(

@@ -96,6 +96,8 @@ def _draw(rows: list[dict[str, Any]], budget: int, loaded: int) -> Figure:
             colour = colours.setdefault(name, COLOURS[len(colours) % len(COLOURS)])
         elif kind == "taken":
             label = "used by others"
+        if not row["bytes"]:
+            continue
         figure.add_bar(
             y=[row["row"]],
             x=[row["bytes"] / _GIB],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["METRICS", "Metric", "metric_of"]
+
+_SHORT = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,16 @@ class Metric:
         return f"{self.title} ({self.unit})"
 
     @property
+    def short_axis(self) -> str:
+        """The axis where there is little room: the unit alone, if the title stands above it."""
+        return self.axis if len(self.axis) <= _SHORT else self.unit
+
+    @property
+    def heading(self) -> str:
+        """The same with a capital, which leaves the unit as it is."""
+        return self.axis[:1].upper() + self.axis[1:]
+
+    @property
     def tail_name(self) -> str:
         """Such as ``"p95"``."""
         return f"p{self.tail * 100:g}"
@@ -65,8 +77,15 @@ METRICS = {
 }  # fmt: skip
 
 
-def metric_of(name: str) -> Metric:
+def metric_of(name: str, task: str | None = None) -> Metric:
     """Return a metric by its name.
+
+    Parameters
+    ----------
+    name : str
+        One of `METRICS`.
+    task : str, optional
+        Tells what a throughput counts: tokens of a text generation, items of anything else.
 
     Raises
     ------
@@ -75,4 +94,8 @@ def metric_of(name: str) -> Metric:
     """
     if name not in METRICS:
         raise RequirementError(f"Unknown metric {name!r}.{did_you_mean(name, METRICS)}")
-    return METRICS[name]
+    if name != "throughput" or task is None:
+        return METRICS[name]
+    unit = "tok" if task == "text_generation" else "items"
+    axis = "tokens/s" if unit == "tok" else "items/s"
+    return replace(METRICS[name], unit=axis, show=partial(format_rate, unit=unit))

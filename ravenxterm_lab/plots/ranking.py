@@ -11,7 +11,7 @@ from ravenxterm_lab.units import format_number
 if TYPE_CHECKING:
     from ravenxterm_lab.selection import Recommendations
 
-__all__ = ["ranking"]
+__all__ = ["no_candidate", "ranking"]
 
 _PARTS = ("quality", "latency", "memory")
 _PATTERNS = ("", "/", "x")
@@ -42,7 +42,7 @@ def ranking(recommendations: Recommendations) -> View:
     ]
     frame = pl.DataFrame(rows)
     if not rows:
-        reason = f"No candidate is feasible for {task}: see .rejected for the reasons"
+        reason = no_candidate(recommendations)
         return empty_view("Ranking", reason, None, frame)
     figure = Figure()
     for index, part in enumerate(_PARTS):
@@ -76,3 +76,11 @@ def ranking(recommendations: Recommendations) -> View:
     ]  # fmt: skip
     header = ["rank", "model", "score", *_PARTS, "P(best)", "runs"]
     return View(figure, summary, None, frame, rows=Rows("The same scores", header, cells))
+
+
+def no_candidate(recommendations: Recommendations) -> str:
+    """Say why a ranking is empty, and what to do."""
+    if not recommendations.rejected:
+        return "There is no model to rank: run manager.scan() on a directory that holds some"
+    task = recommendations.task.replace("_", " ")
+    return f"No candidate is feasible for {task}: see .rejected for the reasons"

@@ -168,7 +168,7 @@ def layout(title: str, subtitle: str) -> dict[str, Any]:
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"color": "#7b7b7b", "size": 13},
-        "margin": {"l": 70, "r": 20, "t": 80, "b": 90},
+        "margin": {"l": 70, "r": 20, "t": 80 + 20 * subtitle.count("<br>"), "b": 90},
         "legend": {"orientation": "h", "yref": "container", "y": 0.0, "traceorder": "normal"},
         "colorway": list(COLOURS),
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#7b7b7b", "activecolor": COLOURS[0]},

@@ -102,8 +102,11 @@ class View:
         return {**self.figure._repr_mimebundle_(), "text/plain": self.summary}
 
     def _html(self) -> str:
-        rows = "" if self.rows is None else self.rows.html()
-        return f'{STYLE}<div class="raven-view"><div>{_escape(self.summary)}</div>{rows}</div>'
+        # An empty figure says its sentence itself.
+        below = ""
+        if self.rows is not None:
+            below = f"<div>{_escape(self.summary)}</div>{self.rows.html()}"
+        return f'{STYLE}<div class="raven-view">{below}</div>'
 
 
 def _escape(text: str) -> str:
@@ -113,7 +116,7 @@ def _escape(text: str) -> str:
 def empty_figure(title: str, reason: str) -> Figure:
     """Return a figure that says why there is nothing to draw, and what to run."""
     figure = Figure()
-    figure.update_layout(**layout(title, reason), height=160)
+    figure.update_layout(**layout(title, reason), height=120)
     figure.update_xaxes(visible=False, **AXIS)
     figure.update_yaxes(visible=False, **AXIS)
     return figure

@@ -128,7 +128,7 @@ class FigurePanel(Panel):
             layout={"width": "auto"},
         )
         self.refresh_button.on_click(lambda _: self.refresh())
-        row = {"flex_flow": "row wrap", "align_items": "center"}
+        row = {"flex_flow": "row wrap", "align_items": "center", "grid_gap": "2px 10px"}
         super().__init__(
             manager,
             [

@@ -168,20 +168,22 @@ class HardwareMonitor(FigurePanel):
         now = time.time_ns()
         if time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + _LOOK
-            self._draw_widget()
+            if not self._draw_widget():
+                # The first sample is in memory a moment before it is in the store.
+                self._look_at = 0.0
         if self._feed is not None and not self._feed.take(monitor.samples, now):
             self._look_at = 0.0
         self._now.value = _now_html(latest)
 
-    def _draw_widget(self) -> None:
-        """Make the figure anew from the store, and go on from the samples in memory."""
+    def _draw_widget(self) -> bool:
+        """Make the figure anew from the store; say whether there was something to draw."""
         try:
             self.view = plots.hardware(self.manager, hours=self.window.value)
         except RavenXTermError as error:
             self._now.value = f'<div class="raven-dim">{escape(error)}</div>'
-            return
+            return True
         if self.view.rows is None:
-            return
+            return False
         if self._widget is not None and have_same_traces(self._widget, self.view.figure):
             replace_traces(self._widget, self.view.figure)
         else:
@@ -191,6 +193,7 @@ class HardwareMonitor(FigurePanel):
                 old.close()
         self._feed = Feed(self._widget, self.window.value * 3600, _last_sample(self.view))
         self._table.value = ""
+        return True
 
     def _end(self) -> None:
         ticker, self._ticker = self._ticker, None

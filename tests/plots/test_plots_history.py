@@ -190,3 +190,13 @@ def test_zooming_the_live_figure_asks_again(year: ModelManager) -> None:
     assert again == drawn
     assert "n = 30,000" in live.layout.title.subtitle.text
     live.close()
+
+
+def test_a_throughput_is_of_tokens_or_of_items(busy: ModelManager) -> None:
+    """With a task the axis says what is counted; without one it says both."""
+    figures = {task: history(busy, task=task).figure for task in (None, "text_generation")}
+    titles = {task: figure.layout.title.text for task, figure in figures.items()}
+    assert titles[None] == "Throughput (tokens/s or items/s)"
+    assert titles["text_generation"] == "Throughput (tokens/s)"
+    assert figures[None].layout.yaxis.title.text == "tokens/s or items/s"
+    assert history(busy, metric="peak_memory").summary.count("memory") == 1

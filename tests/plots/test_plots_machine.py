@@ -139,3 +139,23 @@ def test_memory_shows_what_is_loaded_and_what_is_left(stocked: ModelManager) -> 
     assert "GiB" in view.figure.layout.xaxis.title.text
     assert view.summary.startswith("1 loaded model holds")
     stocked.close()
+
+
+def test_no_two_lines_look_the_same(manager: ModelManager) -> None:
+    """With three GPUs, colour and dash tell every line of a band apart."""
+    nvml = FakeNvml(*(FakeGpu(utilization=10 * number) for number in range(3)))
+    monitoring = Monitoring(manager._bench, nvml=nvml)
+    monitoring.sample()
+    monitoring.sample()
+    looks: dict[str, list[tuple[str, str]]] = {}
+    for trace in hardware(manager).figure.data:
+        looks.setdefault(trace.yaxis, []).append((trace.line.color, trace.line.dash))
+    assert all(len(set(band)) == len(band) for band in looks.values())
+    assert max(map(len, looks.values())) == 5
+
+
+def test_a_tile_keeps_its_colour_under_its_pattern(stocked: ModelManager) -> None:
+    """A pattern lies over the colour, on which the text was chosen to be readable."""
+    marker = disk(stocked).figure.data[0].marker
+    assert marker.pattern.fillmode == "overlay"
+    assert "x" in marker.pattern.shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -86,8 +87,8 @@ def test_empty_views_of_objects_say_what_to_do(manager: ModelManager) -> None:
     assert "raven-lab demo" in plots.disk(manager).summary
     assert plots.memory(manager).summary.startswith("No model is loaded: manager.run(…) loads one")
     ranked = manager.get_model_recommendations("embedding")
-    assert "feasible" in plots.ranking(ranked).summary
-    assert "manager.scan()" in plots.frontier(ranked).summary
+    for view in (plots.ranking(ranked), plots.frontier(ranked)):
+        assert "manager.scan()" in view.summary
 
 
 @pytest.mark.parametrize("name", OVER_TIME)
@@ -107,7 +108,7 @@ def test_every_figure_states_count_and_window(busy: ModelManager, name: str) -> 
     assert "n = " in figure.layout.title.subtitle.text
     assert "last 30 days" in figure.layout.title.subtitle.text
     titles = [figure.layout.xaxis.title.text or "", figure.layout.yaxis.title.text or ""]
-    assert any("(" in title for title in titles)
+    assert any(re.search(r"\(s\)|\(%\)|/s", title) for title in titles)
 
 
 @pytest.mark.parametrize("name", ["history", "success", "distributions", "decisions", "hardware"])

@@ -20,7 +20,7 @@ from ravenxterm_lab.plots.live import live_figure
 from ravenxterm_lab.widgets import HardwareMonitor
 from ravenxterm_lab.widgets.feed import Feed, Ticker
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def until(true: Callable[[], object]) -> None:
@@ -75,6 +75,23 @@ def test_closing_ends_everything(panel: HardwareMonitor) -> None:
     other.close()
     until(lambda: threads() == [])
     assert set(Widget.get_manager_state()["state"]) == before
+
+
+def test_a_sample_that_is_not_in_the_store_yet_is_waited_for(panel: HardwareMonitor) -> None:
+    """Where the first look finds nothing the next second looks again, not the next minute."""
+    recorder = panel.manager.monitor(0.1)
+    until(lambda: recorder.latest is not None)
+    recorder.stop()
+    panel._monitor = recorder
+    panel.live.unobserve_all()
+    panel.live.value = True
+    panel._draw_widget = lambda: False  # type: ignore[method-assign]
+    panel._tick()
+    assert panel._look_at == 0.0
+    del panel._draw_widget
+    panel._tick()
+    assert length(panel) >= 1
+    assert panel._look_at > time.monotonic()
 
 
 def test_a_monitor_that_was_running_goes_on(panel: HardwareMonitor) -> None:
