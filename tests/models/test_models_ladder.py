@@ -7,6 +7,7 @@ The fast tests replay runs that were measured once on a real machine (`ladder_ru
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from ravenxterm_lab.models import ModelManager, Workbench
 from ravenxterm_lab.models.selector import AdaptiveModelSelector
 from ravenxterm_lab.preferences import UserPreferences
 from ravenxterm_lab.quality import Item, check_for
+from ravenxterm_lab.requirements import TaskRequirements
 from ravenxterm_lab.runtimes.fake import FakeRuntime
 from ravenxterm_lab.selection.policy import blend, weights_for
 
@@ -109,7 +111,7 @@ MODELS = {name: metadata(name, told) for name, told in RECORDED["models"].items(
 
 
 def learn(home: Path, mode: str, seed: int) -> tuple[Counter[str], dict[str, float], str]:
-    """Choose, replay the recorded run of a question, learn; return choices and what follows.
+    """Know the benchmark, then choose, replay the recorded run of a question, learn.
 
     Returns
     -------
@@ -130,17 +132,13 @@ def learn(home: Path, mode: str, seed: int) -> tuple[Counter[str], dict[str, flo
     selector = AdaptiveModelSelector(preferences, workbench=bench, seed=seed)
     rng = np.random.default_rng(seed)
     answers = {name: {run["question"]: run for run in one["answers"]} for name, one in told.items()}
-    questions = sorted(set.intersection(*(set(one) for one in answers.values())))
-    choices: Counter[str] = Counter()
-    for question in rng.permutation(questions).tolist()[:RUNS]:
-        selection = selector.select(MODELS, TASK)
-        model = selection.ranked[0].model
-        choices[model.name] += 1
-        run = answers[model.name][question]
-        variant = next(one for one in VARIANTS if one.name == model.name)
+    _, options = selector.candidates(list(MODELS.values()), TaskRequirements.parse(None, TASK))
+
+    def answer(name: str, question: str, selection: str | None = None) -> None:
+        run = answers[name][question]
+        variant = next(one for one in VARIANTS if one.name == name)
         rate = variant.rate * float(np.exp(rng.normal(0, 0.1)))
-        options = selection.options[model.name]
-        with bench.pool.acquire(runtime, model, options):
+        with bench.pool.acquire(runtime, MODELS[name], options[name]):
             pass  # it stays loaded, as after a real run
         bench.record_execution(
             metrics={
@@ -148,10 +146,22 @@ def learn(home: Path, mode: str, seed: int) -> tuple[Counter[str], dict[str, flo
                 "time_to_first_token": variant.first_token,
                 "latency": variant.first_token + run["tokens_out"] / rate,
             },
-            model=model.name, fingerprint=model.fingerprint, task=TASK,
-            device=options.device.value, runtime="fake", settings=options.settings,
-            hardware=MACHINE.fingerprint, selection=selection.id,
+            model=name, fingerprint=MODELS[name].fingerprint, task=TASK,
+            device=options[name].device.value, runtime="fake", settings=options[name].settings,
+            hardware=MACHINE.fingerprint, selection=selection,
         )  # fmt: skip
+
+    for name in MODELS:
+        for question in rng.permutation(sorted(answers[name])).tolist():
+            answer(name, question)
+        bench.pool.unload_idle()  # as a benchmark does
+    questions = sorted(set.intersection(*(set(one) for one in answers.values())))
+    choices: Counter[str] = Counter()
+    for question in rng.permutation(questions).tolist()[:RUNS]:
+        selection = selector.select(MODELS, TASK)
+        name = selection.ranked[0].model.name
+        choices[name] += 1
+        answer(name, question, selection.id)
     after = selector.select(MODELS, TASK).ranked
     first = selector.get_recommended_models(MODELS, TASK)[0].model.name
     bench.pool.close()
@@ -201,19 +211,19 @@ def test_after_sixty_runs_the_dominated_variants_are_left_alone(
     assert np.mean(left) < 0.05, left
 
 
-def test_every_mode_ends_on_the_frontier(learned: dict[str, list[Any]]) -> None:
-    """None ends on a dominated variant; who wants speed gets the fastest, who saves memory not."""
+def test_every_mode_ends_where_the_frontier_says(learned: dict[str, list[Any]]) -> None:
+    """None ends on a dominated variant, and each loses next to nothing to the best in its mode.
+
+    Here the 4-bit file that all were made from is the best in every mode: the fastest one is
+    less good, and the smallest one both slower and less good, by more than they save.
+    """
     frontier = set(MODELS) - dominated()
     ends = {mode: Counter(first for _, _, first in learned[mode]) for mode in MODES}
-    print({mode: dict(found) for mode, found in ends.items()})
     assert all(set(found) <= frontier for found in ends.values()), ends
-    fastest = max(VARIANTS, key=lambda one: one.rate).name
-    assert ends["speed"].most_common(1)[0][0] == fastest
-    assert ends["memory"].most_common(1)[0][0] != fastest
     for mode in MODES:
         worth = oracle(mode)
         lost = [max(worth.values()) - worth[first] for _, _, first in learned[mode]]
-        assert np.mean(lost) < 0.06, (mode, ends[mode], worth)
+        assert np.mean(lost) < 0.02, (mode, ends[mode], worth)
 
 
 @pytest.fixture
@@ -266,28 +276,44 @@ def test_the_ruined_model_is_left_alone_within_five_labelled_runs(vad: ModelMana
     assert name not in chosen[5:]
 
 
+@pytest.fixture(scope="module")
+def ladder(
+    demo_directory: Path, tmp_path_factory: pytest.TempPathFactory, profile: HardwareProfile
+) -> tuple[Path, Path]:
+    """Make the ladder, benchmark it with its quality; return its directory and the home."""
+    place = tmp_path_factory.mktemp("ladder")
+    (place / "models").mkdir()
+    [source] = (demo_directory / "smollm2-135m-instruct").glob("*.Q4_1.gguf")
+    link = place / "models" / source.name
+    link.symlink_to(source)
+    build_ladder(link, ("F16", "Q8_0", "Q5_1", "Q5_0", "Q4_0"), progress=False)
+    bench = Workbench(place / "home", hardware=profile)
+    manager = ModelManager(place / "models", workbench=bench, seed=0)
+    print(manager.benchmark(TASK, repeats=1, quality=True, progress=False))
+    manager.close()
+    manager.store.close()
+    return place / "models", place / "home"
+
+
 @pytest.mark.slow
 @pytest.mark.models
 @pytest.mark.parametrize("mode", MODES)
 def test_sixty_real_executions_leave_the_dominated_variants_alone(
-    mode: str, demo_directory: Path, tmp_path: Path, profile: HardwareProfile
+    mode: str, ladder: tuple[Path, Path], tmp_path: Path, profile: HardwareProfile
 ) -> None:
-    """The ladder is made, 60 questions are really asked, and each answer is judged."""
-    directory = tmp_path / "models"
-    directory.mkdir()
-    [source] = (demo_directory / "smollm2-135m-instruct").glob("*.Q4_1.gguf")
-    (directory / source.name).symlink_to(source)
-    build_ladder(directory / source.name, ("F16", "Q8_0", "Q5_1", "Q5_0", "Q4_0"), progress=False)
+    """After the benchmark, 60 questions are really asked, and each answer is judged."""
     check = check_for(TASK)
     assert check is not None
+    shutil.copytree(ladder[1], tmp_path / "home")
     share = max(BUDGET / profile.total_memory, 0.05)
     manager = ModelManager(
-        directory, workbench=Workbench(tmp_path / "home", hardware=profile), seed=0,
+        ladder[0], workbench=Workbench(tmp_path / "home", hardware=profile), seed=0,
         preferences=UserPreferences(performance_mode=mode, max_memory_usage=share),
     )  # fmt: skip
     order = np.random.default_rng(0).permutation(len(check.items))[:RUNS]
     choices: Counter[str] = Counter()
-    for index in order:
+    late: Counter[str] = Counter()
+    for number, index in enumerate(order):
         reports = []
 
         def ask(prompt: Any, reports: list[Any] = reports) -> Any:
@@ -298,10 +324,15 @@ def test_sixty_real_executions_leave_the_dominated_variants_alone(
         for report in reports:
             manager.feedback(report, verdict.score)
             choices[str(report.model.quantization)] += 1
+            if number >= len(order) - 20:
+                late[str(report.model.quantization)] += 1
     ranked = manager.selector.select(manager.registry.candidates, TASK).ranked
     after = {str(item.model.quantization): item.probability_chosen for item in ranked}
     first = manager.get_model_recommendations(TASK)[0].model.quantization
-    print(f"{mode}: chosen {dict(choices)}; after {len(order)} runs P(chosen) {after}; {first}")
+    print(
+        f"{mode}: chosen {dict(choices)}, of the last 20 {dict(late)}; "
+        f"P(chosen) after them {after}; first {first}"
+    )
     manager.close()
     manager.store.close()
     assert sum(choices.values()) >= RUNS
