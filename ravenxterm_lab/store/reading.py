@@ -19,11 +19,11 @@ from ravenxterm_lab.store.forking import watch_forks
 from ravenxterm_lab.store.journal import settled_gate, upgrade
 from ravenxterm_lab.store.queries import check_statement, names_rollups, one_line
 from ravenxterm_lab.store.result import QueryResult
-from ravenxterm_lab.store.schema import TABLES
+from ravenxterm_lab.store.schema import KIND_OF, TABLES
 from ravenxterm_lab.store.segments import store_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     import duckdb
@@ -74,7 +74,9 @@ class Reader:
 
     def mark(self, tables: Sequence[str]) -> Mark:
         """Return the mark of some tables (see `Readers.mark`)."""
-        return _added(self._desk.count_ingested(tables), tables, self.waiting)
+        waiting = self.waiting.tables
+        still = (waiting[name].num_rows if name in waiting else 0 for name in tables)
+        return _added(self._desk.count_ingested(tables), still)
 
     def rows(self, query: str, params: Mapping[str, object]) -> list[tuple[Any, ...]]:
         """Run a statement of this package, which needs no checks, and return its few rows.
@@ -206,10 +208,21 @@ class Readers:
         """
         with self._desk() as desk:
             known = self._known_mark(desk, tables)
-            if known is not None:
-                return known
-            with self._opened(desk, rollups=False) as reader:
-                return reader.mark(tables)
+            while known is None:
+                # In doubt it is not used again, as in `_opened`.
+                desk.usable = False
+                with contextlib.ExitStack() as gate:
+                    try:
+                        gated = self._attach(desk, gate)
+                        watermarks = desk.read_watermarks()
+                        counts = desk.count_ingested(tables)
+                        waiting = self._count_waiting(watermarks, tables)
+                        # Without a gate, the first ingest may have taken what was not seen.
+                        if gated or desk.present or not self._file.exists():
+                            known = _added(counts, waiting)
+                    finally:
+                        desk.usable = desk.detach()
+            return known
 
     def _known_mark(self, desk: Desk, tables: Sequence[str]) -> Mark | None:
         """Return the mark without a look into the database; None where one is needed."""
@@ -220,13 +233,20 @@ class Readers:
         with settled_gate(self._directory, create=self._file.exists()) as gated:
             if database.state_of(self._directory) != ingested.state:
                 return None
-            waiting = desk.pending.collect(self._segments(), ingested.watermarks)
-            self._tell(waiting)
-            if gated or not self._file.exists():
-                return _added(counts, tables, waiting)
-        # There was no gate yet, and the first ingest may have taken what was not seen.
-        desk.pending.forget()
-        return None
+            waiting = self._count_waiting(ingested.watermarks, tables)
+            return _added(counts, waiting) if gated or not self._file.exists() else None
+
+    def _count_waiting(self, watermarks: Mapping[str, int], tables: Sequence[str]) -> list[int]:
+        """Count the rows of some tables that wait, by their kind and without decoding any."""
+        kinds = [KIND_OF[name] for name in tables]
+        found = [0] * len(kinds)
+        for segment in self._segments():
+            start = max(watermarks.get(segment.session, 1), segment.first_seq)
+            # What cannot be read, or was taken meanwhile, does not wait.
+            with contextlib.suppress(OSError, StoreError), segment:
+                counts = segment.count(start)
+                found = [n + int(counts[kind]) for n, kind in zip(found, kinds, strict=True)]
+        return found
 
     def _reader(self, desk: Desk, gate: contextlib.ExitStack, *, rollups: bool) -> Reader:
         from ravenxterm_lab.store.rollups import summarise
@@ -276,11 +296,10 @@ class Readers:
         return self._attach(desk, gate)
 
 
-def _added(counts: Mark, tables: Sequence[str], waiting: Waiting) -> Mark:
+def _added(counts: Mark, waiting: Iterable[int]) -> Mark:
     """Return the mark, given that of what lies in the database."""
     *rows, removed = counts
-    still = (waiting.tables[name].num_rows if name in waiting.tables else 0 for name in tables)
-    return (*(count + more for count, more in zip(rows, still, strict=True)), removed)
+    return (*(n + more for n, more in zip(rows, waiting, strict=True)), removed)
 
 
 def run_query(

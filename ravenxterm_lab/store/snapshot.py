@@ -140,6 +140,17 @@ class SegmentFile:
                 high = middle
         return self.first_seq + low
 
+    def count(self, from_seq: int) -> NDArray[np.intp]:
+        """Return how many events there are of each kind from ``from_seq`` on, without checking any.
+
+        Returns
+        -------
+        array of int, shape (KIND + 1,)
+            By kind (see `KIND_OF`).
+        """
+        slots, _ = self._scan(max(from_seq - self.first_seq, 0), CAPACITY, _GLANCE)
+        return np.bincount(slots["mark"] & KIND, minlength=KIND + 1)
+
     def read(
         self,
         from_seq: int,

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.store.access import utc
+from ravenxterm_lab.store.asking import Asking
 from ravenxterm_lab.store.audit import CheckReport, check
 from ravenxterm_lab.store.compaction import CompactionReport, compact, nothing_done, worthwhile
 from ravenxterm_lab.store.daemon import Daemon
 from ravenxterm_lab.store.database import DATABASE
 from ravenxterm_lab.store.export import Export, ExportReport
-from ravenxterm_lab.store.following import Follower
 from ravenxterm_lab.store.info import StoreInfo, read_info
 from ravenxterm_lab.store.ingest import Ingester
 from ravenxterm_lab.store.locks import FileLock
 from ravenxterm_lab.store.packing import split_metrics
-from ravenxterm_lab.store.reading import Readers, run_query
+from ravenxterm_lab.store.reading import Readers
 from ravenxterm_lab.store.recorder import Recorder
 from ravenxterm_lab.store.schema import IN_SLOT, KIND_OF, ExecutionId
 from ravenxterm_lab.store.segments import NAN, PACKED, SUCCESS
@@ -29,13 +29,10 @@ from ravenxterm_lab.store.validation import encode_fields
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import date, datetime
 
-    from ravenxterm_lab.store.reading import Mark, Reader
     from ravenxterm_lab.store.restoring import RestoreReport
-    from ravenxterm_lab.store.result import QueryResult
 
 __all__ = ["Store", "StoreInfo"]
 
@@ -54,7 +51,7 @@ class _Problems:
             self.texts.append(text)
 
 
-class Store:
+class Store(Asking):
     """Records events at once and answers SQL over everything that any process recorded.
 
     **Threads.** Every method may be called from any thread, and from asyncio tasks, where
@@ -227,101 +224,6 @@ class Store:
         """
         kind, payload = encode_fields(table, fields)
         return self._append(kind, NAN, NAN, NAN, None, payload)
-
-    def sql(
-        self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None
-    ) -> QueryResult:
-        """Run one read-only query over everything recorded so far, by every process.
-
-        Parameters
-        ----------
-        query : str
-            One statement that reads: SELECT, FROM, WITH, VALUES, DESCRIBE, SHOW,
-            SUMMARIZE, PIVOT or EXPLAIN. It can reach neither files nor Python variables.
-        params : sequence or mapping, optional
-            Values for ``?`` or ``$name``.
-
-        Returns
-        -------
-        QueryResult
-            Materialised; an absent store has empty tables.
-
-        Raises
-        ------
-        QueryError
-            If it is anything else, or DuckDB refuses it; the message is one line.
-        StoreError
-            If the store cannot be read.
-        StoreVersionError
-            If a newer version of this package made it; it is left untouched.
-        """
-        return run_query(self._readers, query, params)
-
-    def rows(self, query: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """Run a query that this package wrote, before each choice: `sql` for little, in less time.
-
-        Parameters
-        ----------
-        query : str
-            One SELECT; it is not looked at before DuckDB does.
-        params : mapping
-            Values for ``$name``.
-
-        Returns
-        -------
-        list of tuple
-            Python values.
-
-        Raises
-        ------
-        QueryError
-            If DuckDB refuses it.
-        StoreError
-            If the store cannot be read.
-        """
-        with self._readers.open() as reader:
-            return reader.rows(query, params)
-
-    def snapshot(self) -> AbstractContextManager[Reader]:
-        """Open the store for several queries of this package that see the same rows.
-
-        Returns
-        -------
-        context manager of Reader
-            With ``rows`` and ``mark`` as here. Nobody can write to the database before the end
-            of the block, so that it has to be short.
-
-        Raises
-        ------
-        StoreError
-            On entering, if the store cannot be read.
-        """
-        return self._readers.open()
-
-    def mark(self, tables: Sequence[str]) -> Mark:
-        """Return what stays the same as long as no process records or removes rows of some tables.
-
-        Parameters
-        ----------
-        tables : sequence of str
-            Which; changes of a row in place, of which there are none, are not seen.
-
-        Raises
-        ------
-        StoreError
-            If the store cannot be read.
-        """
-        return self._readers.mark(tables)
-
-    def follow(self, tables: Collection[str]) -> Follower:
-        """Return what tells again and again, in little time, what any process recorded since.
-
-        Parameters
-        ----------
-        tables : collection of str
-            Whose rows are told.
-        """
-        return Follower(self._directory, tables)
 
     @contextlib.contextmanager
     def alone(self, what: str) -> Iterator[None]:
