@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ravenxterm_lab.plots.metrics import Metric
     from ravenxterm_lab.plots.window import Window
 
-__all__ = ["draw", "series_of", "shown_name", "summarise", "tabulate", "totals"]
+__all__ = ["draw", "height_for", "series_of", "shown_name", "summarise", "tabulate", "totals"]
 
 #: A percentile of fewer executions says nothing of the next one.
 FEWEST = 10
@@ -66,6 +66,11 @@ def _part(frame: pl.DataFrame, what: str, name: str | None, *, whole: bool = Fal
     return found.sort("ts")
 
 
+def height_for(series: int) -> int:
+    """Return the height of a figure whose legend may have a line for each series (pixels)."""
+    return 440 + 20 * max(series - 4, 0)
+
+
 def _count(frame: pl.DataFrame, name: str | None) -> int:
     return int(_part(frame, "run", name, whole=True)["runs"].sum())
 
@@ -103,7 +108,7 @@ def draw(
         subtitle += "<br>of each column the first, last, least and greatest are drawn"
     figure.update_layout(
         **layout(metric.heading, subtitle),
-        height=440,
+        height=height_for(len(names)),
         xaxis=time_axis(anchor="y2" if strip else "y"),
         yaxis={
             **_value_axis(frame, metric),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from ravenxterm_lab.plots.history_figure import series_of, shown_name
+from ravenxterm_lab.plots.history_figure import height_for, series_of, shown_name
 from ravenxterm_lab.plots.sampling import NAMED, RUNS, extent_of, no_executions
 from ravenxterm_lab.plots.theme import (
     AXIS,
@@ -161,12 +161,12 @@ def _draw(frame: pl.DataFrame, window: Window) -> Figure:
             ),
         )
     count = format_number(int(frame["runs"].sum()), "execution")
-    subtitle = f"n = {count}, {window.label}, times in UTC; bands: 95% interval"
+    subtitle = f"n = {count}, {window.label}, times in UTC<br>bands: 95% interval"
     if len(names) > _MOST_BANDS:
         subtitle = subtitle.replace("bands: 95% interval", "95% interval on hover")
     figure.update_layout(
         **layout("Success (% of executions)", subtitle),
-        height=440,
+        height=height_for(len(names)),
         xaxis=time_axis(**_around(frame["ts"])),
         yaxis={"title": {"text": "success (%)"}, "range": [-3, 103], "automargin": True, **AXIS},
     )

@@ -143,7 +143,7 @@ def log_axis(title: str, low: float, high: float) -> dict[str, Any]:
     """
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
     span = math.log10(high / low)
-    digits = (1, 2, 3, 4, 6, 8) if span < 1.2 else (1, 2, 5) if span < 4 else (1,)
+    digits = (1, 2, 3, 4, 6, 8) if span < 1.2 else (1, 2, 5) if span < 3 else (1,)
     ticks = [digit * 10.0**decade for decade in decades for digit in digits]
     room = max(0.05 * span, 0.02)
     return {
