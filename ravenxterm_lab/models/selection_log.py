@@ -125,7 +125,7 @@ def _head(
         "chosen": chosen.model.name if chosen else None,
         "fingerprint": chosen.model.fingerprint if chosen else None,
         "probability": chosen.probability_chosen if chosen else None,
-        "policy": "thompson" if preferences.enable_adaptive_selection else "static",
+        "policy": "adaptive" if preferences.enable_adaptive_selection else "static",
         "requirements": wanted.as_dict(),
         "preferences": preferences.model_dump(mode="json"),
         "reason": chosen.explain() if chosen else "no candidate met the constraints",

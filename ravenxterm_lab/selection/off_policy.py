@@ -13,7 +13,8 @@ how much a single run scatters is not assumed but estimated from the log.
 learning"): the outcomes that were seen, re-scored, each weighed by how much more likely the other
 policy was to choose what was chosen. It needs no model of what was not chosen, and is of little
 use where the two policies rarely agree. Its interval is a percentile bootstrap over decisions
-(Efron & Tibshirani 1993, ch. 13).
+(Efron & Tibshirani 1993, ch. 13), which holds the true value less often than it says while few
+outcomes count: it is a check of the first estimate, and no replacement.
 
 Both suppose that a model was the same all through the log.
 """
@@ -71,7 +72,8 @@ QUALITY_NOISE = 0.25
 OWN_TASK = 0.25
 #: Below this many outcomes in effect, a weighted mean of them says little.
 FEW_OUTCOMES = 10.0
-#: A share of 0 among the policy's 256 draws is no proof that it never chooses an arm.
+#: A share of 0 among the policy's 256 draws is no proof that it never chooses an arm. Weights are
+#: truncated at its inverse (Ionides 2008, "Truncated importance sampling").
 LEAST_PROBABILITY = 1 / 257
 #: Numbers that are worked on at a time.
 _BLOCK = 400_000
