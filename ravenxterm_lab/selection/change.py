@@ -12,7 +12,7 @@ bandits"); ln speed is Gaussian with the noise of one run.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["QUALITY_TEST", "SPEED_TEST", "Change", "Detector", "WindowTest"]
+__all__ = ["QUALITY_TEST", "SPEED_TEST", "Change", "Detector", "WindowTest", "window_test"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,27 @@ class WindowTest:
 #: run's ln speed has variance .05.
 QUALITY_TEST = WindowTest("quality", shortest=5, longest=30, threshold=9.0)
 SPEED_TEST = WindowTest("speed", shortest=2, longest=5, threshold=12.0, variance=0.05)
+# Items per second depend on how many are given at once, and a run of a millisecond on whatever
+# else the machine does at that moment.
+_BY_ITEMS = frozenset({
+    "embedding", "file_type", "language_identification", "text_classification",
+    "voice_activity_detection",
+})  # fmt: skip
+
+
+def window_test(metric: str, task: str) -> WindowTest:
+    """Return what is a change of a metric on a task.
+
+    Parameters
+    ----------
+    metric : str
+        ``"quality"`` or ``"speed"``.
+    task : str
+        Normalised task name. The speed of a task that is counted in items never changes.
+    """
+    if metric == "quality":
+        return QUALITY_TEST
+    return replace(SPEED_TEST, threshold=math.inf) if task in _BY_ITEMS else SPEED_TEST
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from ravenxterm_lab.selection.change import QUALITY_TEST, SPEED_TEST, Change
+from ravenxterm_lab.selection.change import Change, window_test
 from ravenxterm_lab.selection.evidence import (
     OUTCOME_HALF_LIFE_DAYS,
     SPEED_HALF_LIFE_DAYS,
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Found", "Ledger"]
 
-_TESTS = {"speed": SPEED_TEST, "quality": QUALITY_TEST}
 _HOUR = 3600.0
 
 
@@ -183,7 +182,7 @@ class Ledger:
         """
         for series in self._counts.get((key, task), _Counts()).series:
             if series.metric == "quality":
-                self._watched[series] = Watched(series, _TESTS["quality"])
+                self._watched[series] = Watched(series, window_test("quality", task))
         for run in runs:
             self.grade(run)
 
@@ -231,7 +230,9 @@ class Ledger:
     def _of(self, series: _Series) -> Watched:
         watched = self._watched.get(series)
         if watched is None:
-            watched = self._watched[series] = Watched(series, _TESTS[series.metric])
+            watched = self._watched[series] = Watched(
+                series, window_test(series.metric, series.task)
+            )
             place = (series.key, series.task)
             self._counts.setdefault(place, _Counts()).series.append(series)
         return watched

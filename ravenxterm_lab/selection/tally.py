@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ravenxterm_lab.selection.change import QUALITY_TEST, SPEED_TEST, Change, Detector
+from ravenxterm_lab.selection.change import Change, Detector, window_test
 from ravenxterm_lab.selection.evidence import (
     OUTCOME_HALF_LIFE_DAYS,
     SPEED_HALF_LIFE_DAYS,
@@ -39,6 +39,7 @@ class _Sum:
 
 @dataclass(slots=True)
 class _Cell:
+    task: str
     runs: int = 0
     succeeded: int = 0
     recent: _Sum = field(default_factory=_Sum)
@@ -50,8 +51,12 @@ class _Cell:
     first_token: _Sum = field(default_factory=_Sum)
     # Those of the runs that a change of speed may turn out to have begun with.
     firsts: list[tuple[datetime, float]] = field(default_factory=list)
-    watch_quality: Detector = field(default_factory=lambda: Detector(QUALITY_TEST))
-    watch_speed: Detector = field(default_factory=lambda: Detector(SPEED_TEST))
+    watch_quality: Detector = field(init=False)
+    watch_speed: Detector = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watch_quality = Detector(window_test("quality", self.task))
+        self.watch_speed = Detector(window_test("speed", self.task))
 
     def add_outcome(self, at: datetime, succeeded: bool) -> None:
         if self.recent_at is not None:
@@ -147,7 +152,7 @@ class Tally:
         list of Change
             What this execution makes certain to have changed; mostly nothing.
         """
-        cell = self._cells.setdefault((model_key, task), _Cell())
+        cell = self._cells.setdefault((model_key, task), _Cell(task))
         cell.runs += here
         if here:
             cell.add_outcome(at, succeeded)
@@ -205,7 +210,7 @@ class Tally:
         list of Change
             As for `observe`; a judgement that replaces another shifts the sum and shows nothing.
         """
-        cell = self._cells.setdefault((model_key, task), _Cell())
+        cell = self._cells.setdefault((model_key, task), _Cell(task))
         if replaced is None:
             return cell.grade(at, quality)
         # What it replaces may lie before a change, and count no more.

@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ravenxterm_lab.selection.change import QUALITY_TEST, SPEED_TEST, Change, Detector, WindowTest
+from ravenxterm_lab.selection.change import (
+    QUALITY_TEST,
+    SPEED_TEST,
+    Change,
+    Detector,
+    WindowTest,
+    window_test,
+)
 
 START = datetime(2027, 1, 15, 8, tzinfo=UTC)
 
@@ -117,3 +124,12 @@ def test_after_a_change_only_the_recent_window_counts_and_it_is_reported_once() 
     assert (
         change.message("Gemma") == "quality of Gemma fell from 1.00 to 0.00 at 08:40; re-learning"
     )
+
+
+def test_items_per_second_are_no_change_of_the_model() -> None:
+    """They depend on how many are given at once; tokens per second and qualities are watched."""
+    slower = [5.0] * 20 + [1.0] * 20
+    assert feed(Detector(window_test("speed", "embedding")), slower) == []
+    assert len(feed(Detector(window_test("speed", "text_generation")), slower)) == 1
+    worse = [1.0] * 20 + [0.0] * 20
+    assert len(feed(Detector(window_test("quality", "embedding")), worse)) == 1
