@@ -43,7 +43,8 @@ TREMBLE = 0.01
 #: Beta prior on success, as (successes, failures) seen before the first run of any model.
 RELIABILITY_PRIOR = (9, 1)
 
-# Fitted leave-one-dataset-out in the design's prototype (design page on selection). Size is
+# Chosen by simulation on both datasets of `tests/benchmarks/selection.py`, near the values of the
+# design page on selection; its option ``--fit`` chooses them on one dataset for the other. Size is
 # a bad prior for quality, so its slope starts at 0 and can be learned within ±.05 per doubling.
 QUALITY = FieldPrior(task=0.2, model=0.14, cell=0.14, slope=0.05, noise=0.16)
 QUALITY_MEAN = 0.5
