@@ -16,7 +16,7 @@ from ravenxterm_lab.models.recording import check_model, record_feedback, record
 from ravenxterm_lab.models.registry import ModelRegistry, ScanReport
 from ravenxterm_lab.models.replaying import Replaying
 from ravenxterm_lab.models.run_report import RunReport, no_suitable_model
-from ravenxterm_lab.models.running import Request, TrackedRun, run_selection
+from ravenxterm_lab.models.running import Request, run_selection
 from ravenxterm_lab.models.selector import AdaptiveModelSelector
 from ravenxterm_lab.models.status import (
     ResourceUsage,
@@ -24,6 +24,7 @@ from ravenxterm_lab.models.status import (
     read_status,
     read_usage,
 )
+from ravenxterm_lab.models.tracking import TrackedRun
 from ravenxterm_lab.models.workbench import Workbench
 from ravenxterm_lab.requirements import TaskRequirements, normalize_task
 from ravenxterm_lab.tables import Card, Displayed
@@ -256,8 +257,17 @@ class ModelManager(Displayed, Estimating, Measuring, Planning, Replaying):
         request = Request(inputs, parameters, on_token, timeout)
         return run_selection(self._bench, self.pool, selection, wanted, request)
 
-    def track(self, model: ModelMetadata | str, *, task_type: str | None = None) -> TrackedRun:
-        """Measure a block of your own code and record it as an execution of ``model``.
+    def track(
+        self,
+        model: ModelMetadata | str,
+        *,
+        task_type: str | None = None,
+        measure: Callable[[Any], Mapping[str, Any]] | None = None,
+    ) -> TrackedRun:
+        """Measure your own code, and record it as an execution of ``model``.
+
+        A block (``with manager.track(model) as run``), or every call of a function
+        (``@manager.track(model)``), which may be ``async`` or a generator.
 
         Parameters
         ----------
@@ -265,6 +275,9 @@ class ModelManager(Displayed, Estimating, Measuring, Planning, Replaying):
             A name that is not registered is marked as external.
         task_type : str, optional
             By default the first task of a registered model.
+        measure : callable, optional
+            Of a decorated function: makes metrics of what it returned, or of the list of
+            what it yielded.
 
         Raises
         ------
@@ -279,12 +292,18 @@ class ModelManager(Displayed, Estimating, Measuring, Planning, Replaying):
         ...     run.metrics["tokens_out"] = 12
         >>> manager.sql("SELECT model, tokens_out FROM executions").fetchall()
         [('my-model', 12)]
+        >>> @manager.track("my-model", measure=lambda text: {"tokens_out": len(text.split())})
+        ... def answer(question):
+        ...     return "as short as that"
+        >>> answer("why?")
+        'as short as that'
         """
         check_model(model)
         if task_type is not None:
             normalize_task(task_type)
         return TrackedRun(
-            lambda metrics: self.record_execution_metrics(model, metrics, task_type=task_type)
+            lambda metrics: self.record_execution_metrics(model, metrics, task_type=task_type),
+            measure,
         )
 
     def record_execution_metrics(

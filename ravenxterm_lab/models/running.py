@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
-from numbers import Integral
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.exceptions import (
     FailureKind,
-    MetricError,
     RequirementError,
     RuntimeFailureError,
 )
@@ -20,7 +18,6 @@ from ravenxterm_lab.store.schema import INTERRUPTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from types import TracebackType
 
     from ravenxterm_lab.estimation import Estimator
     from ravenxterm_lab.metadata import HardwareType
@@ -30,7 +27,7 @@ if TYPE_CHECKING:
     from ravenxterm_lab.runtimes import ModelPool, RunResult
     from ravenxterm_lab.store import ExecutionId
 
-__all__ = ["Request", "TrackedRun", "make_planner", "run_selection"]
+__all__ = ["Request", "make_planner", "run_selection"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,48 +254,3 @@ def _record_outcome(
             task=task, execution=execution,
         )  # fmt: skip
     bench.monitoring.sample()
-
-
-@dataclass(slots=True)
-class TrackedRun:
-    """Measures a block of a person's own code; use it as ``with manager.track(model) as run``.
-
-    Set what only the code knows inside the block: ``run.metrics["tokens_out"] = 128``.
-    An exception is recorded as a failure and raised again.
-
-    Attributes
-    ----------
-    metrics : dict
-        Metrics to record with the latency (s), which is measured here.
-    execution : ExecutionId or None
-        The key of the recorded execution, once the block has ended.
-    """
-
-    _record: Callable[[dict[str, Any]], ExecutionId | None]
-    metrics: dict[str, Any] = field(default_factory=dict)
-    execution: ExecutionId | None = None
-    _started: float = 0.0
-
-    def __enter__(self) -> Self:
-        self._started = time.perf_counter()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        latency = time.perf_counter() - self._started
-        metrics = {"latency": latency, "success": error is None, **self.metrics}
-        if error is not None:
-            metrics.update(success=False, error=f"{type(error).__name__}: {error}")
-        tokens = metrics.get("tokens_out")
-        if "throughput" not in metrics and isinstance(tokens, Integral) and tokens and latency > 0:
-            metrics["throughput"] = int(tokens) / latency
-        try:
-            self.execution = self._record(metrics)
-        except MetricError:
-            # The error of the block matters more than a bad metric beside it.
-            if error is None:
-                raise

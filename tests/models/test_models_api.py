@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -213,6 +216,82 @@ def test_track_measures_and_records_a_failure_too(small: ModelManager) -> None:
     assert rows[0] == (True, None, True)
     assert rows[1][0] is False
     assert "ZeroDivisionError" in rows[1][1]
+
+
+def test_track_as_a_decorator_records_every_call(small: ModelManager) -> None:
+    """Plain, async and streaming functions keep what they are and return; calls may overlap."""
+
+    def words(result: Any) -> dict[str, int]:
+        return {"tokens_out": len(result)}
+
+    track = small.track("mine", task_type="text-generation", measure=words)
+
+    @track
+    def plain(count: int) -> list[int]:
+        """Count."""
+        return [*plain(count - 1), count] if count else []
+
+    @track
+    async def waiting(count: int) -> list[int]:
+        await asyncio.sleep(0)
+        return list(range(count))
+
+    @track
+    def stream(count: int) -> Iterator[int]:
+        yield from range(count)
+
+    @track
+    async def async_stream(count: int) -> AsyncIterator[int]:
+        for number in range(count):
+            yield number
+
+    async def everything() -> None:
+        both = await asyncio.gather(waiting(3), waiting(4))
+        assert [len(one) for one in both] == [3, 4]
+        assert [number async for number in async_stream(5)] == [0, 1, 2, 3, 4]
+
+    assert (plain(1), plain.__name__, plain.__doc__) == ([1], "plain", "Count.")
+    assert list(stream(2)) == [0, 1]
+    asyncio.run(everything())
+    rows = small.sql(
+        "SELECT tokens_out, time_to_first_token IS NOT NULL, peak_memory, success, task "
+        "FROM executions ORDER BY tokens_out"
+    ).fetchall()
+    assert [(row[0], row[1]) for row in rows] == [
+        (0, False), (1, False), (2, True), (3, False), (4, False), (5, True),
+    ]  # fmt: skip
+    assert all(row[2] > 10**7 and row[3] and row[4] == "text_generation" for row in rows)
+
+
+def test_what_the_person_stops_is_not_held_against_the_model(small: ModelManager) -> None:
+    """An interrupt in a block, and a stream that nobody reads to its end."""
+    with pytest.raises(KeyboardInterrupt), small.track("mine"):
+        raise KeyboardInterrupt
+
+    @small.track("mine")
+    def stream() -> Iterator[int]:
+        yield from range(10)
+
+    reading = stream()
+    next(reading)
+    reading.close()
+    rows = small.sql("SELECT success, extra->>'failure' FROM executions").fetchall()
+    assert rows == [(False, "interrupted")] * 2
+
+
+def test_track_sees_the_peak_of_the_block(small: ModelManager) -> None:
+    """Memory that was given back before the end counts."""
+    with small.track("mine"):
+        pass
+    with small.track("mine"):
+        held = bytearray(200 * 2**20)
+        held[:: 2**12] = b"x" * len(held[:: 2**12])
+        time.sleep(0.2)
+        del held
+    before, during = (
+        row[0] for row in small.sql("SELECT peak_memory FROM executions ORDER BY ts").fetchall()
+    )
+    assert during - before > 150 * 2**20
 
 
 def test_feedback_needs_a_recorded_run_and_a_share(small: ModelManager) -> None:
