@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING, ClassVar
 
 from ravenxterm_lab._imports import is_installed
 from ravenxterm_lab.exceptions import FailureKind, RuntimeFailureError
 from ravenxterm_lab.runtimes.base import LoadOptions, Runtime
+from ravenxterm_lab.runtimes.inline import in_process
 
 if TYPE_CHECKING:
     from ravenxterm_lab.metadata import ModelMetadata
@@ -65,6 +67,17 @@ class PackagedRuntime(Runtime):
         if missing:
             return f'{missing} is not installed: pip install "ravenxterm-lab[runtimes]"'
         return None
+
+    def resolve(self, model: ModelMetadata, options: LoadOptions) -> LoadOptions:
+        """Return the options with every automatic choice made; see `Runtime.resolve`.
+
+        Raises
+        ------
+        ConfigurationError
+            If ``RAVENXTERM_IN_PROCESS`` names what is no runtime.
+        """
+        resolved = super().resolve(model, options)
+        return replace(resolved, in_process=True) if in_process(self.name) else resolved
 
     def load(self, model: ModelMetadata, options: LoadOptions | None = None) -> LoadedModel:
         """Load a model; see `Runtime.load`."""

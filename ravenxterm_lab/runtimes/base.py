@@ -65,6 +65,9 @@ class LoadOptions:
     memory_limit : int or None
         Bytes of private memory that its process may take above its idle state, where the system
         can enforce it (see `limit_memory`); None for no limit. It is no part of the settings.
+    in_process : bool
+        Load into this process instead of a worker: sooner there, but a native crash ends this
+        process, and no limit holds. ``RAVENXTERM_IN_PROCESS`` asks for it by runtime.
 
     Raises
     ------
@@ -85,6 +88,7 @@ class LoadOptions:
     batch_size: int = 512
     seed: int = 0
     memory_limit: int | None = field(default=None, compare=False)
+    in_process: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -128,6 +132,8 @@ class LoadOptions:
             parts.append(f"batch={self.batch_size}")
         if self.seed:
             parts.append(f"seed={self.seed}")
+        if self.in_process:
+            parts.append("in_process")
         return " ".join(parts)
 
     def resolved(self, model: ModelMetadata) -> LoadOptions:

@@ -7,6 +7,7 @@ empty private directory, with the name of an `Engine` class to serve.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import queue
@@ -25,13 +26,29 @@ from ravenxterm_lab.runtimes.reports import MemoryUse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import BinaryIO
+    from typing import BinaryIO, Protocol
 
     import numpy as np
 
     from ravenxterm_lab.runtimes.protocol import Frame
 
-__all__ = ["DIRECTORY_VARIABLE", "BadInputError", "Engine", "EngineError", "Job", "main"]
+    class Send(Protocol):
+        """Passes an answer on."""
+
+        def __call__(
+            self, header: Mapping[str, Any], arrays: Mapping[str, Any] | None = None
+        ) -> None: ...
+
+
+__all__ = [
+    "DIRECTORY_VARIABLE",
+    "BadInputError",
+    "Engine",
+    "EngineError",
+    "Job",
+    "Service",
+    "main",
+]
 
 #: The worker's own directory, which it removes itself if its parent can no longer do so.
 DIRECTORY_VARIABLE = "RAVENXTERM_WORKER_DIRECTORY"
@@ -64,14 +81,14 @@ class Job:
         The arrays that came with it.
     """
 
-    def __init__(self, frame: Frame, stopped: Callable[[int], bool], out: BinaryIO) -> None:
+    def __init__(self, frame: Frame, stopped: Callable[[int], bool], send: Send) -> None:
         self.request: dict[str, Any] = frame.header
         self.arrays = frame.arrays
         self.first_token: float | None = None
         self._started = time.perf_counter()
         self._id = int(frame.header["id"])
         self._stopped = stopped
-        self._out = out
+        self._send = send
 
     @property
     def cancelled(self) -> bool:
@@ -83,7 +100,7 @@ class Job:
         if self.first_token is None:
             self.first_token = time.perf_counter() - self._started
         if self.request.get("stream") and text:
-            write_frame(self._out, {"op": "token", "id": self._id, "text": text})
+            self._send({"op": "token", "id": self._id, "text": text})
 
 
 class Engine(ABC):
@@ -109,37 +126,39 @@ class Engine(ABC):
         """Wake up a run that cannot look at ``job.cancelled`` by itself."""
 
 
-class _Service:
-    def __init__(self, engine: Engine, inbox: BinaryIO, out: BinaryIO) -> None:
+class Service:
+    """The loop around an engine: one request after the other, in the thread that serves.
+
+    Parameters
+    ----------
+    engine : Engine
+        What works on the requests.
+    send : callable
+        Takes the header of an answer and, optionally, its arrays.
+
+    Attributes
+    ----------
+    work : SimpleQueue of Frame or None
+        The requests; None ends the loop.
+    cancelled_up_to : int
+        The last request whose answer nobody wants.
+    idle : MemoryUse
+        What the process held before a model was loaded.
+    """
+
+    def __init__(self, engine: Engine, send: Send) -> None:
         self.engine = engine
-        self.inbox = inbox
-        self.out = out
-        self.work: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+        self.send = send
+        self.work: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
         self.cancelled_up_to = 0
         self.idle = MemoryUse(0, 0)
 
-    def listen(self) -> None:
-        try:
-            while (frame := read_frame(self.inbox)) is not None:
-                if frame.op == "cancel":
-                    self.cancelled_up_to = int(frame.header["id"])
-                    self.engine.cancel()
-                elif frame.op == "exit":
-                    os._exit(0)
-                else:
-                    self.work.put(frame)
-        except ProtocolError:
-            pass  # the parent died while it wrote
-        # The parent is gone: nobody else can tidy up, and nobody waits for an answer.
-        directory = os.environ.get(DIRECTORY_VARIABLE)
-        if directory:
-            shutil.rmtree(directory, ignore_errors=True)
-        os._exit(0)
-
     def stopped(self, number: int) -> bool:
+        """Whether nobody wants the answer to a request any more."""
         return number <= self.cancelled_up_to
 
     def memory(self) -> dict[str, int]:
+        """Return what the process holds, held when idle, and held at most (bytes)."""
         now = process_memory(os.getpid())
         return {
             "anonymous": now.anonymous_bytes,
@@ -147,15 +166,20 @@ class _Service:
             "idle": self.idle.total,
             "idle_anonymous": self.idle.anonymous_bytes,
             "idle_file": self.idle.file_bytes,
-            "peak": peak_bytes(),
+            "peak": self.peak(now),
         }
 
+    def peak(self, now: MemoryUse) -> int:
+        """Return the most that the process held (bytes)."""
+        del now
+        return peak_bytes()
+
     def serve(self) -> None:
+        """Prepare the engine and work until the queue says None."""
         self.engine.prepare()
         self.idle = process_memory(os.getpid())
-        write_frame(self.out, {"op": "ready", "id": 0, "memory": self.memory()})
-        while True:
-            frame = self.work.get()
+        self.send({"op": "ready", "id": 0, "memory": self.memory()})
+        while (frame := self.work.get()) is not None:
             number = int(frame.header["id"])
             try:
                 header, arrays = self.answer(frame)
@@ -169,19 +193,39 @@ class _Service:
                 message = f"{type(error).__name__}: {error}"
                 kind = FailureKind.RUNTIME_ERROR.value
                 header, arrays = {"op": "error", "kind": kind, "message": message}, {}
-            write_frame(self.out, {**header, "id": number, "memory": self.memory()}, arrays)
+            self.send({**header, "id": number, "memory": self.memory()}, arrays)
 
     def answer(self, frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Work on one request; an `EngineError` is its answer too."""
         if frame.op == "load":
             if (limit := frame.header.get("memory_limit")) is not None:
                 limit_memory(limit, frame.header["threads"])
             return {"op": "loaded", "facts": self.engine.load(frame.header)}, {}
         if frame.op == "run":
-            job = Job(frame, self.stopped, self.out)
+            job = Job(frame, self.stopped, self.send)
             values, arrays = self.engine.run(job)
             values.setdefault("time_to_first_token", job.first_token)
             return {"op": "result", "values": values, "cancelled": job.cancelled}, arrays
         return {"op": "pong"}, {}
+
+
+def _listen(service: Service, inbox: BinaryIO) -> None:
+    try:
+        while (frame := read_frame(inbox)) is not None:
+            if frame.op == "cancel":
+                service.cancelled_up_to = int(frame.header["id"])
+                service.engine.cancel()
+            elif frame.op == "exit":
+                os._exit(0)
+            else:
+                service.work.put(frame)
+    except ProtocolError:
+        pass  # the parent died while it wrote
+    # The parent is gone: nobody else can tidy up, and nobody waits for an answer.
+    directory = os.environ.get(DIRECTORY_VARIABLE)
+    if directory:
+        shutil.rmtree(directory, ignore_errors=True)
+    os._exit(0)
 
 
 def _make_expendable() -> None:
@@ -213,8 +257,10 @@ def main(engine_name: str) -> None:
     module, _, name = engine_name.partition(":")
     try:
         engine: Engine = getattr(importlib.import_module(module), name)()
-        service = _Service(engine, inbox, out)
-        threading.Thread(target=service.listen, name="worker-inbox", daemon=True).start()
+        service = Service(engine, functools.partial(write_frame, out))
+        threading.Thread(
+            target=_listen, args=(service, inbox), name="worker-inbox", daemon=True
+        ).start()
         service.serve()
     except (ImportError, AttributeError) as error:
         kind = FailureKind.MISSING_RUNTIME.value

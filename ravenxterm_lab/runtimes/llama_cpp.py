@@ -29,7 +29,6 @@ _BUFFER = re.compile(
     r"(?P<where>\S+)\s+(?P<what>model|KV|RS|compute|output) buffer size\s*=\s*(?P<mib>[\d.]+) MiB"
 )
 _NAMES = {"model": "weights", "KV": "kv", "RS": "kv", "compute": "compute", "output": "output"}
-_TEMPLATE = "tokenizer.chat_template"
 
 
 class LlamaCppRuntime(PackagedRuntime):
@@ -64,8 +63,6 @@ class _LlamaModel(WorkerModel):
 
     def _read_load_log(self, log: list[str]) -> dict[str, int]:
         buffers: dict[str, int] = {}
-        # The log of the load is the only place where llama.cpp says what the file holds.
-        self._has_template = any(_TEMPLATE in line for line in log)
         for line in log:
             if match := _BUFFER.search(line):
                 repacked = match["what"] == "model" and "REPACK" in match["where"]
@@ -101,7 +98,7 @@ class _LlamaModel(WorkerModel):
     def _prompt(
         self, request: TextRequest, prompt: str | tuple[dict[str, str], ...]
     ) -> str | list[dict[str, str]]:
-        raw = not self._has_template if request.raw is None else request.raw
+        raw = not self._facts["chat_template"] if request.raw is None else request.raw
         if not raw:
             messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
             system = [{"role": "system", "content": request.system}] if request.system else []

@@ -7,6 +7,7 @@ listen somewhere: no TCP port is opened, and nothing connects to the socket.
 from __future__ import annotations
 
 import secrets
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.exceptions import FailureKind
@@ -21,6 +22,10 @@ __all__ = ["LlamaEngine"]
 
 #: At this level llama.cpp logs the sizes of its buffers, and no prompt.
 _VERBOSITY = 4
+_MIB = 1024 * 1024
+_TEMPLATE_KEY = len(b"tokenizer.chat_template").to_bytes(8, "little") + b"tokenizer.chat_template"
+#: Vocabularies may stand before it (some 10 MiB for 262,144 tokens); weights come after it.
+_MOST_METADATA = 32 * _MIB
 _BAD_REQUESTS = {"exceed_context_size_error", "invalid_request_error"}
 
 
@@ -49,8 +54,9 @@ class LlamaEngine(Engine):
         params.cache_ram_mib = 0
         params.n_ctx_checkpoints = 0
         params.fit_params = False
-        params.verbosity = _VERBOSITY
-        params.hostnames = ["engine.sock"]
+        quiet = request.get("quiet", False)
+        params.verbosity = -1 if quiet else _VERBOSITY
+        params.hostnames = [str(Path(request.get("directory", "")) / "engine.sock")]
         params.api_keys = [secrets.token_hex(16)]
         params.n_threads_http = 1
         params.ui = params.endpoint_slots = False
@@ -58,7 +64,10 @@ class LlamaEngine(Engine):
             self._server = self._xllamacpp.Server(params)
         except RuntimeError as error:
             raise EngineError(str(error)) from error
-        return {"context_length": request["context_length"]}
+        return {
+            "context_length": request["context_length"],
+            "chat_template": _has_template(request["path"]),
+        }
 
     def run(self, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
         """Generate for each prompt, one after the other."""
@@ -80,6 +89,18 @@ class LlamaEngine(Engine):
             "finish_reason": runs[-1].finish_reason,
             "counters": totals,
         }, {}
+
+
+def _has_template(path: str) -> bool:
+    """Look for the key among the metadata: its length (u64, little-endian), then its name."""
+    before = b""
+    with Path(path).open("rb") as file:
+        # Read, not mapped: a second mapping would count in the peak of this process.
+        while file.tell() < _MOST_METADATA and (read := file.read(_MIB)):
+            if _TEMPLATE_KEY in before[-len(_TEMPLATE_KEY) :] + read:
+                return True
+            before = read
+    return False
 
 
 class _Generation:

@@ -67,8 +67,8 @@ class OnnxRuntime(PackagedRuntime):
         """Return the options with every automatic choice made: 512 tokens, where it has more."""
         if options.context_length is None:
             length = min(_LONGEST_TEXT, model.context_length or _LONGEST_TEXT)
-            return replace(options, context_length=length)
-        return options.resolved(model)
+            options = replace(options, context_length=length)
+        return super().resolve(model, options)
 
     def _load(self, model: ModelMetadata, options: LoadOptions) -> LoadedModel:
         return _OnnxModel(self, model, options)

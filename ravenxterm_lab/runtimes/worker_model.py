@@ -13,6 +13,7 @@ from ravenxterm_lab.exceptions import FailureKind, RequirementError, RuntimeFail
 from ravenxterm_lab.runtimes.base import LoadedModel
 from ravenxterm_lab.runtimes.engine import BAD_INPUT
 from ravenxterm_lab.runtimes.failures import classify, describe_exit
+from ravenxterm_lab.runtimes.inline import InlineWorker
 from ravenxterm_lab.runtimes.inputs import check_timeout
 from ravenxterm_lab.runtimes.process import limit_growth, usable_threads
 from ravenxterm_lab.runtimes.reports import LoadReport, RunResult
@@ -82,7 +83,8 @@ class WorkerModel(LoadedModel):
         self._threads = threads = options.threads or usable_threads()
         #: What it may take beyond what it held when that was last decided (bytes).
         self._allowed: int | None = None
-        self._worker = WorkerProcess(
+        place = InlineWorker if options.in_process else WorkerProcess
+        self._worker: WorkerProcess | InlineWorker = place(
             self.engine,
             {
                 # Measured: with the default, waiting threads spin, and 38 tokens/s became 5
@@ -106,7 +108,7 @@ class WorkerModel(LoadedModel):
                 context_length=options.context_length,
                 kv_type=options.kv_type,
                 batch_size=options.batch_size,
-                memory_limit=options.memory_limit,
+                memory_limit=None if options.in_process else options.memory_limit,
             )
             reply = self._expect(self._number, "load")
         except BaseException:
@@ -139,7 +141,7 @@ class WorkerModel(LoadedModel):
 
     @property
     def pid(self) -> int:
-        """The worker process, for a monitor to look at."""
+        """The process that holds it, for a monitor to look at."""
         return self._worker.pid
 
     def memory(self) -> MemoryUse:
@@ -148,6 +150,8 @@ class WorkerModel(LoadedModel):
 
     def limit_growth(self, extra: int) -> bool:
         """Limit the worker from outside, where the system can; see `LoadedModel.limit_growth`."""
+        if self.options.in_process:
+            return False
         enforced = limit_growth(self.pid, extra, self._threads)
         self._allowed = extra if enforced else None
         return enforced
