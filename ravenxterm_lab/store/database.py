@@ -327,7 +327,7 @@ def state_of(directory: Path) -> tuple[int, ...] | None:
     # stat() opens nothing, so it is safe beside DuckDB's locks.
     try:
         stat = (directory / DATABASE).stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return (stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
