@@ -264,10 +264,12 @@ def test_bad_questions_are_refused_with_a_remedy(manager: ModelManager) -> None:
         manager.estimate(made("a"), hardware="GTX 99999")
 
 
-def test_without_adaptive_selection_nothing_measured_is_used(manager: ModelManager) -> None:
-    """The ranking stands on formulas then; the estimate still tells what was measured."""
+def test_without_adaptive_selection_only_measured_peaks_are_used(manager: ModelManager) -> None:
+    """A peak is a fact and binds; speed stands on formulas; the estimate tells what was seen."""
     run(manager, made("a"))
     still = UserPreferences(enable_adaptive_selection=False)
     selector = AdaptiveModelSelector(still, workbench=manager._bench)
-    assert selector.get_recommended_models([made("a")], TASK)[0].memory.measured is False
+    first = selector.get_recommended_models([made("a")], TASK)[0]
+    assert first.memory.measured
+    assert first.runs == 0
     assert manager.estimate(made("a")).memory.measured is True
