@@ -222,6 +222,9 @@ class HistoryReader:
         latest = None if before is None else before.latest
         since = "-infinity" if latest is None else str(latest - _OVERLAP)
         follower = self._store.follow(LEARNED_FROM)
+        if before is None and self._store.blank:
+            nothing = (0,) * (len(LEARNED_FROM) + 1)
+            return _Known(follower, nothing, at, history, {}, {}, latest)
         with self._store.snapshot() as reader:
             follower.start_from(reader)
             mark = reader.mark(LEARNED_FROM)

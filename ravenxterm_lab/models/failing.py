@@ -119,6 +119,10 @@ class LoadFailures:
             if sure and not tables:
                 return self._failed
         self._failed = None
+        if self._bench.store.blank:
+            self._follower = self._bench.store.follow(("loads",))
+            self._failed = {}
+            return self._failed
         self._follower.start()
         rows = self._bench.store.rows(
             _FAILED_SQL,

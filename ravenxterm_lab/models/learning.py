@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.selection.evidence import SPEED_HALF_LIFE_DAYS, Evidence
 from ravenxterm_lab.selection.ledger import Found, Ledger
+from ravenxterm_lab.selection.observed import Whole
 from ravenxterm_lab.selection.reading import read_whole, runs_of
 
 if TYPE_CHECKING:
@@ -94,6 +95,12 @@ class Learning:
         """Read everything; return the changes that it shows."""
         self._kept, self._ledger = None, None
         self._read_at, now = self._clock(), self._now()
+        if self._bench.store.blank:
+            # What comes from now on is news from its first row on.
+            self._follower = self._bench.store.follow(_TABLES)
+            self._totals = (0,) * (len(_TABLES) + 1)
+            self._latest, self._ledger = None, Ledger(Whole([], []), now)
+            return []
         with self._bench.store.snapshot() as reader:
             self._follower.start_from(reader)
             self._totals = reader.mark(_TABLES)

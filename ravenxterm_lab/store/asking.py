@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ravenxterm_lab.store.database import state_of
 from ravenxterm_lab.store.following import Follower
 from ravenxterm_lab.store.reading import run_query
+from ravenxterm_lab.store.snapshot import list_segments
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -77,6 +79,13 @@ class Asking:
         """
         with self._readers.open() as reader:
             return reader.rows(query, params)
+
+    @property
+    def blank(self) -> bool:
+        """Whether nothing was ever recorded here, so that there is nothing to open."""
+        if self._directory.exists() and not self._directory.is_dir():
+            return False
+        return state_of(self._directory) is None and not list_segments(self._directory / "spool")
 
     def snapshot(self) -> AbstractContextManager[Reader]:
         """Open the store for several queries of this package that see the same rows.
