@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from ravenxterm_lab.store.database import state_of
 from ravenxterm_lab.store.following import Follower
 from ravenxterm_lab.store.reading import run_query
-from ravenxterm_lab.store.snapshot import list_segments
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -83,6 +82,8 @@ class Asking:
     @property
     def blank(self) -> bool:
         """Whether nothing was ever recorded here, so that there is nothing to open."""
+        from ravenxterm_lab.store.snapshot import list_segments
+
         if self._directory.exists() and not self._directory.is_dir():
             return False
         return state_of(self._directory) is None and not list_segments(self._directory / "spool")

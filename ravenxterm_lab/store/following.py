@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.store.database import state_of
 from ravenxterm_lab.store.schema import KIND_OF
-from ravenxterm_lab.store.snapshot import list_segments
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -46,6 +45,8 @@ class Follower:
 
     def start(self) -> None:
         """From here on: what was recorded before is no news."""
+        from ravenxterm_lab.store.snapshot import list_segments
+
         self._file = state_of(self._directory)
         self._next = {}
         for segment in list_segments(self._directory / "spool"):
@@ -79,7 +80,9 @@ class Follower:
             ingest takes only what was in the spool, but rows may have been restored, or
             have come and gone since the last question. The totals of the store tell.
         """
+        # Here, since recording loads no numpy.
         from ravenxterm_lab.store.decoding import decode
+        from ravenxterm_lab.store.snapshot import list_segments
 
         batches: list[Rows] = []
         known, self._next = self._next, {}
