@@ -12,7 +12,7 @@ from ravenxterm_lab.models.history import PerformanceHistory, read_history
 from ravenxterm_lab.models.keeping import latest_preferences, saved_preferences
 from ravenxterm_lab.models.measuring import Measuring
 from ravenxterm_lab.models.planning import Planning, task_requirements
-from ravenxterm_lab.models.recording import check_model, record_feedback, record_metrics
+from ravenxterm_lab.models.recording import check_model, record_feedback
 from ravenxterm_lab.models.registry import ModelRegistry, ScanReport
 from ravenxterm_lab.models.replaying import Replaying
 from ravenxterm_lab.models.run_report import RunReport, no_suitable_model
@@ -24,9 +24,8 @@ from ravenxterm_lab.models.status import (
     read_status,
     read_usage,
 )
-from ravenxterm_lab.models.tracking import TrackedRun
+from ravenxterm_lab.models.tracking import Tracking
 from ravenxterm_lab.models.workbench import Workbench
-from ravenxterm_lab.requirements import TaskRequirements, normalize_task
 from ravenxterm_lab.tables import Card, Displayed
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from ravenxterm_lab.models.messages import MessageLog
     from ravenxterm_lab.models.monitoring import RecordingMonitor
     from ravenxterm_lab.preferences import UserPreferences
+    from ravenxterm_lab.requirements import TaskRequirements
     from ravenxterm_lab.runtimes import ModelPool
     from ravenxterm_lab.selection import Recommendations, WhyNot
     from ravenxterm_lab.store import ExecutionId, QueryResult, Store
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["ModelManager"]
 
 
-class ModelManager(Displayed, Estimating, Measuring, Planning, Replaying):
+class ModelManager(Displayed, Estimating, Measuring, Planning, Replaying, Tracking):
     """Everything in one place: models, preferences, selection, execution, history.
 
     Parameters
@@ -256,88 +256,6 @@ class ModelManager(Displayed, Estimating, Measuring, Planning, Replaying):
         )
         request = Request(inputs, parameters, on_token, timeout)
         return run_selection(self._bench, self.pool, selection, wanted, request)
-
-    def track(
-        self,
-        model: ModelMetadata | str,
-        *,
-        task_type: str | None = None,
-        measure: Callable[[Any], Mapping[str, Any]] | None = None,
-    ) -> TrackedRun:
-        """Measure your own code, and record it as an execution of ``model``.
-
-        A block (``with manager.track(model) as run``), or every call of a function
-        (``@manager.track(model)``), which may be ``async`` or a generator.
-
-        Parameters
-        ----------
-        model : ModelMetadata or str
-            A name that is not registered is marked as external.
-        task_type : str, optional
-            By default the first task of a registered model.
-        measure : callable, optional
-            Of a decorated function: makes metrics of what it returned, or of the list of
-            what it yielded.
-
-        Raises
-        ------
-        RequirementError
-            On an unknown task or what is no model, before the block is run.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> manager = ModelManager(home=tempfile.mkdtemp(), models_dir=tempfile.mkdtemp())
-        >>> with manager.track("my-model", task_type="text_generation") as run:
-        ...     run.metrics["tokens_out"] = 12
-        >>> manager.sql("SELECT model, tokens_out FROM executions").fetchall()
-        [('my-model', 12)]
-        >>> @manager.track("my-model", measure=lambda text: {"tokens_out": len(text.split())})
-        ... def answer(question):
-        ...     return "as short as that"
-        >>> answer("why?")
-        'as short as that'
-        """
-        check_model(model)
-        if task_type is not None:
-            normalize_task(task_type)
-        return TrackedRun(
-            lambda metrics: self.record_execution_metrics(model, metrics, task_type=task_type),
-            measure,
-        )
-
-    def record_execution_metrics(
-        self,
-        model: ModelMetadata | str,
-        metrics: Mapping[str, Any],
-        *,
-        task_type: str | None = None,
-    ) -> ExecutionId | None:
-        """Record one execution that happened elsewhere.
-
-        Parameters
-        ----------
-        model : ModelMetadata or str
-            A name that is not registered is accepted and marked as external.
-        metrics : mapping
-            Known keys: ``latency`` (s), ``throughput`` (tokens/s or items/s),
-            ``memory_efficiency`` (0–1), ``success`` (bool), ``time_to_first_token`` (s),
-            ``tokens_in``, ``tokens_out``, ``peak_memory`` (bytes), ``energy`` (J),
-            ``quality`` (0–1), ``error`` (str). Any other key is kept and can be queried.
-        task_type : str, optional
-            By default the only or first task of the model.
-
-        Returns
-        -------
-        ExecutionId or None
-            None, with a message, when the store cannot be written.
-
-        Raises
-        ------
-        MetricError
-            On a bad value; nothing is written.
-        """
-        return record_metrics(self._bench, self.registry.candidates, model, metrics, task_type)
 
     def feedback(self, run: RunReport | ExecutionId | str, quality: float, note: str = "") -> None:
         """Judge an execution, now or later; the latest judgement counts.

@@ -12,6 +12,8 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from ravenxterm_lab.exceptions import MetricError
+from ravenxterm_lab.models.recording import check_model, record_metrics
+from ravenxterm_lab.requirements import normalize_task
 from ravenxterm_lab.runtimes.process import process_memory
 from ravenxterm_lab.store.schema import INTERRUPTED
 
@@ -19,9 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from types import TracebackType
 
+    from ravenxterm_lab.metadata import ModelMetadata
+    from ravenxterm_lab.models.registry import ModelRegistry
+    from ravenxterm_lab.models.workbench import Workbench
     from ravenxterm_lab.store import ExecutionId
 
-__all__ = ["TrackedRun"]
+__all__ = ["TrackedRun", "Tracking"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -174,3 +179,93 @@ class TrackedRun:
                 run._take(pieces)
 
         return call
+
+
+class Tracking:
+    """The part of `ModelManager` that measures a person's own code."""
+
+    _bench: Workbench
+    registry: ModelRegistry
+
+    def track(
+        self,
+        model: ModelMetadata | str,
+        *,
+        task_type: str | None = None,
+        measure: Callable[[Any], Mapping[str, Any]] | None = None,
+    ) -> TrackedRun:
+        """Measure your own code, and record it as an execution of ``model``.
+
+        A block (``with manager.track(model) as run``), or every call of a function
+        (``@manager.track(model)``), which may be ``async`` or a generator.
+
+        Parameters
+        ----------
+        model : ModelMetadata or str
+            A name that is not registered is marked as external.
+        task_type : str, optional
+            By default the first task of a registered model.
+        measure : callable, optional
+            Of a decorated function: makes metrics of what it returned, or of the list of
+            what it yielded.
+
+        Raises
+        ------
+        RequirementError
+            On an unknown task or what is no model, before the block is run.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from ravenxterm_lab import ModelManager
+        >>> manager = ModelManager(home=tempfile.mkdtemp(), models_dir=tempfile.mkdtemp())
+        >>> with manager.track("my-model", task_type="text_generation") as run:
+        ...     run.metrics["tokens_out"] = 12
+        >>> manager.sql("SELECT model, tokens_out FROM executions").fetchall()
+        [('my-model', 12)]
+        >>> @manager.track("my-model", measure=lambda text: {"tokens_out": len(text.split())})
+        ... def answer(question):
+        ...     return "as short as that"
+        >>> answer("why?")
+        'as short as that'
+        """
+        check_model(model)
+        if task_type is not None:
+            normalize_task(task_type)
+        return TrackedRun(
+            lambda metrics: self.record_execution_metrics(model, metrics, task_type=task_type),
+            measure,
+        )
+
+    def record_execution_metrics(
+        self,
+        model: ModelMetadata | str,
+        metrics: Mapping[str, Any],
+        *,
+        task_type: str | None = None,
+    ) -> ExecutionId | None:
+        """Record one execution that happened elsewhere.
+
+        Parameters
+        ----------
+        model : ModelMetadata or str
+            A name that is not registered is accepted and marked as external.
+        metrics : mapping
+            Known keys: ``latency`` (s), ``throughput`` (tokens/s or items/s),
+            ``memory_efficiency`` (0–1), ``success`` (bool), ``time_to_first_token`` (s),
+            ``tokens_in``, ``tokens_out``, ``peak_memory`` (bytes), ``energy`` (J),
+            ``quality`` (0–1), ``error`` (str). Any other key is kept and can be queried.
+        task_type : str, optional
+            By default the only or first task of the model.
+
+        Returns
+        -------
+        ExecutionId or None
+            None, with a message, when the store cannot be written.
+
+        Raises
+        ------
+        MetricError
+            On a bad value; nothing is written.
+        """
+        return record_metrics(self._bench, self.registry.candidates, model, metrics, task_type)
