@@ -43,7 +43,9 @@ if (panel && !panel.ravenFollows) {
     plot.ravenFollowed = true;
     plot.on('plotly_relayout', change => {
       const range = change['xaxis.range'] || [change['xaxis.range[0]'], change['xaxis.range[1]']];
-      const words = range.map(end => String(end).slice(0, 19));
+      const ends = range.map(end => String(end) + '1970-01-01 00:00:00'.slice(String(end).length));
+      const [from, to] = ends.map(end => Date.parse(end.replace(' ', 'T')));
+      const words = ends.map(end => end.slice(0, to - from < 20000 ? 24 : 19));
       if (range[0] !== undefined && range[1] !== undefined) tell(words.join(' to '));
       else if (change['xaxis.autorange']) tell('');
     });

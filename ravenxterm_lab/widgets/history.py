@@ -96,7 +96,7 @@ class HistoryExplorer(FigurePanel):
             options=sorted(windows.items(), key=lambda item: item[1]),
         )  # fmt: skip
         self.zoom = labelled(
-            widgets.Text, "zoom (UTC)", width="430px", continuous_update=False,
+            widgets.Text, "zoom (UTC)", width="480px", continuous_update=False,
             placeholder="from … to …; drag over the figure, or type",
         )  # fmt: skip
         controls = [self.kind, self.metric, self.model, self.task, self.window, self.zoom]
