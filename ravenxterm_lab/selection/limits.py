@@ -12,10 +12,10 @@ from ravenxterm_lab.units import format_bytes, format_rate, format_seconds
 if TYPE_CHECKING:
     from ravenxterm_lab.requirements import TaskRequirements
 
-__all__ = ["measurements_against", "memory_against", "rounded_down", "rounded_up"]
+__all__ = ["DIGITS", "measurements_against", "memory_against", "rounded_down", "rounded_up"]
 
 #: Digits of a limit that is offered: enough to be close, few enough to be typed.
-_DIGITS = 4
+DIGITS = 4
 
 
 def memory_against(
@@ -155,8 +155,8 @@ def rounded_down(value: float) -> float:
     """
     if value == 0 or not math.isfinite(value):
         return value
-    found = float(f"{value:.{_DIGITS}g}")
+    found = float(f"{value:.{DIGITS}g}")
     if found > value:
-        step = 10.0 ** (math.floor(math.log10(abs(value))) - _DIGITS + 1)
-        found = float(f"{found - step:.{_DIGITS}g}")
+        step = 10.0 ** (math.floor(math.log10(abs(value))) - DIGITS + 1)
+        found = float(f"{found - step:.{DIGITS}g}")
     return found

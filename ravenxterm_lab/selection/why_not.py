@@ -11,6 +11,7 @@ from ravenxterm_lab.preferences import AccuracyPreference, PerformancePreference
 from ravenxterm_lab.selection.constraints import in_words
 from ravenxterm_lab.selection.evidence import Qualities
 from ravenxterm_lab.selection.limits import rounded_up
+from ravenxterm_lab.selection.smallest import smallest
 from ravenxterm_lab.tables import Card, Displayed, Table
 from ravenxterm_lab.units import NOT_MEASURED, format_bytes, format_number, format_seconds
 
@@ -136,10 +137,15 @@ def why_rejected(rejection: Rejection, situation: Asked | None) -> WhyNot:
     name, change = rejection.model.name, dict(rejection.change)
     if not change or situation is None:
         return WhyNot(name, str(rejection), change)
+
+    def fallen(change: Mapping[str, Any]) -> Rejection | None:
+        rejected = situation.after(change).rejected
+        return next((one for one in rejected if one.model.name == name), None)
+
     for _ in range(_MOST_STEPS):
-        after = situation.after(change)
-        again = next((one for one in after.rejected if one.model.name == name), None)
+        again = fallen(change)
         if again is None:
+            change = smallest(change, lambda one: fallen(one) is None)
             words = rejection.remedy if change == rejection.change else in_words(change)
             return WhyNot(name, f"{rejection.reason} → {words}", change)
         if not again.change:
