@@ -33,7 +33,6 @@ from ravenxterm_lab.selection.policy import (
     LN_WORK,
     QUALITY,
     QUALITY_MEAN,
-    RELIABILITY_PRIOR,
     blend,
 )
 
@@ -70,6 +69,8 @@ NOISE_RUNS = 10
 QUALITY_NOISE = 0.25
 #: Standard deviation of what a model's ln speed and ln work on one task have of their own.
 OWN_TASK = 0.25
+#: Beta prior of the share of runs that succeed, before any outcome of any model is known.
+OUTCOMES = (9, 1)
 #: Below this many outcomes in effect, a weighted mean of them says little.
 FEW_OUTCOMES = 10.0
 #: A share of 0 among the policy's 256 draws is no proof that it never chooses an arm. Weights are
@@ -294,9 +295,9 @@ def believe(
     worked = seen.succeeded
     runs = np.bincount(models[seen.cell], minlength=len(flat))
     successes = np.bincount(models[seen.cell], weights=worked, minlength=len(flat))
-    # Every model is expected to fail as often as all of them did; the policy is more careful.
-    usual = (successes.sum() + RELIABILITY_PRIOR[0]) / (runs.sum() + sum(RELIABILITY_PRIOR))
-    strength = sum(RELIABILITY_PRIOR)
+    # Every model is expected to fail as often as all of them did.
+    usual = (successes.sum() + OUTCOMES[0]) / (runs.sum() + sum(OUTCOMES))
+    strength = sum(OUTCOMES)
     ok, bad = successes + strength * usual, runs - successes + strength * (1 - usual)
     reliability = np.vstack([ok / (ok + bad), rng.beta(ok, bad, (draws, len(flat)))])
     noisy = replace(QUALITY, noise=max(QUALITY.noise, QUALITY_NOISE))

@@ -40,8 +40,8 @@ HORIZON, HORIZON_GROWTH = 30.0, 0.5
 THOMPSON, EXPLORATION = 0.1, 0.5
 #: κ of all other exploring choices, so that chance decides between candidates that are alike.
 TREMBLE = 0.01
-#: Beta prior on success, as (successes, failures) seen before the first run of any model.
-RELIABILITY_PRIOR = (9, 1)
+#: As many successes are taken to have been seen of a model before its first run.
+TRUST = 10.0
 
 # Chosen by simulation on both datasets of `tests/benchmarks/selection.py`, near the values of the
 # design page on selection; its option ``--fit`` chooses them on one dataset for the other. Size is
@@ -228,7 +228,7 @@ def decide(
     """Score feasible candidates for a task.
 
     Utility: ``w_q·quality + w_l / (1 + latency/τ) + w_m·(1 − memory/budget)``, times the
-    person's weight for the model, times the mean of its Beta posterior of success, with
+    person's weight for the model, times the share of its runs that is expected to succeed, with
     ``latency = load (if not resident) + first token + work/speed`` and τ the patience times
     the candidates' median latency.
 
@@ -365,20 +365,18 @@ def decide(
 def _reliability(keys: Sequence[str], evidence: Evidence) -> NDArray[np.float64]:
     """Return the expected share of successes of each model.
 
-    Before its first run a model is taken to be as reliable as models are here, or else merely
-    having run without an error would be a merit; each model's say in that is at most as much as
-    the prior's, so that one broken model casts no doubt on the others.
+    Before its first run a model is taken to be as reliable as models are here, and where none
+    ever failed that is 1: or else merely having run without an error would be a merit, and what
+    was run most would stay ahead for no other reason. Each model's say is at most as much as the
+    prior's, so that one broken model casts no doubt on the others.
     """
     outcomes: dict[str, NDArray[np.float64]] = {key: np.zeros(2) for key in keys}
     for (key, _), cell in evidence.cells.items():
         outcomes[key] = outcomes.get(key, np.zeros(2)) + cell.outcomes
-    strength = sum(RELIABILITY_PRIOR)
-    voices = [one * strength / max(one[1], strength) for one in outcomes.values()]
-    succeeded, runs = np.sum([(RELIABILITY_PRIOR[0], strength), *voices], axis=0)
+    voices = [one * TRUST / max(one[1], TRUST) for one in outcomes.values()]
+    succeeded, runs = np.sum([(TRUST, TRUST), *voices], axis=0)
     own = np.array([outcomes[key] for key in keys])
-    expected: NDArray[np.float64] = (own[:, 0] + strength * succeeded / runs) / (
-        own[:, 1] + strength
-    )
+    expected: NDArray[np.float64] = (own[:, 0] + TRUST * succeeded / runs) / (own[:, 1] + TRUST)
     return expected
 
 

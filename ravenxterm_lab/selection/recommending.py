@@ -130,14 +130,18 @@ def _quality(decision: Decision, index: int) -> Part:
         prior += ", moved by other tasks and models"
     return Part(
         "quality",
-        mean,
-        max(mean - half, 0.0),
-        min(mean + half, 1.0),
-        weight * min(max(mean, 0.0), 1.0),
+        _share(mean),
+        _share(mean - half),
+        _share(mean + half),
+        weight * _share(mean),
         weight,
         cell.quality_n,
         f"measured, n = {cell.quality_n:.3g}" if cell.quality_n > 0 else prior,
     )
+
+
+def _share(value: float) -> float:
+    return min(max(value, 0.0), 1.0)
 
 
 def _latency(decision: Decision, index: int) -> Part:

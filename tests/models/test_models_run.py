@@ -186,7 +186,7 @@ def test_a_stopped_run_is_recorded_and_not_held_against_the_model(manager: Model
     assert rows == [(False, "stopped: KeyboardInterrupt", "interrupted")]
     assert len(manager.get_resource_usage().loaded) == 1
     ranked = manager.get_model_recommendations("text_generation")
-    assert {item.reliability for item in ranked} == {0.9}
+    assert {item.reliability for item in ranked} == {1.0}
 
 
 def test_what_is_held_is_told_by_kind_and_cleanup_leaves_only_what_is_in_use(

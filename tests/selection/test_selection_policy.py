@@ -139,6 +139,15 @@ def test_a_change_of_preferences_needs_no_new_run() -> None:
     assert first(run(arms, evidence, accuracy_preference="high")) == "wise"
 
 
+def test_merely_having_run_is_no_merit() -> None:
+    """Where nothing ever failed, none is thought more reliable; one failure is held against one."""
+    arms = [arm("often"), arm("once"), arm("never")]
+    calm = run(arms, history(often=seen(500), once=seen(1)))
+    assert list(calm.reliability) == [1.0, 1.0, 1.0]
+    often, once, never = run(arms, history(often=seen(500), once=seen(2, failed=1))).reliability
+    assert once < 0.95 < never < often < 1
+
+
 def test_failures_count_against_a_model_and_wear_off() -> None:
     """A model that fails falls behind, and successes bring it back (no ratchet)."""
     arms = [arm("a"), arm("b")]
