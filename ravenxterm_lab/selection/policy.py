@@ -377,7 +377,8 @@ def _reliability(keys: Sequence[str], evidence: Evidence) -> NDArray[np.float64]
     succeeded, runs = np.sum([(TRUST, TRUST), *voices], axis=0)
     own = np.array([outcomes[key] for key in keys])
     expected: NDArray[np.float64] = (own[:, 0] + TRUST * succeeded / runs) / (own[:, 1] + TRUST)
-    return expected
+    # Sums of weights are rounded: a share a hair above 1 could not be recorded.
+    return np.minimum(expected, 1.0)
 
 
 def _wins(utilities: NDArray[np.float64]) -> NDArray[np.float64]:
