@@ -162,7 +162,8 @@ class Learning:
         self._kept = None
         self._latest = runs[-1].mark
         self._add_to("executions", len(runs))
-        return [found for run in runs for found in self._ledger.add(run)]
+        now = self._now()
+        return [found for run in runs for found in self._ledger.add(run, now)]
 
     def _add_to(self, table: str, rows: int) -> None:
         place = _TABLES.index(table)

@@ -121,7 +121,7 @@ class Ledger:
             if series.since is None or change.first > series.since:
                 series.since, series.noticed = change.first, change.noticed
         for run in whole.runs:
-            for watched, value in self._values(run):
+            for watched, value in self._values(run, now):
                 watched.remember(value)
 
     def watch(self) -> list[Found]:
@@ -132,8 +132,16 @@ class Ledger:
             for one in watched.begin()
         ]
 
-    def add(self, run: Run) -> list[Found]:
+    def add(self, run: Run, now: datetime | None = None) -> list[Found]:
         """Count one more execution, the latest so far.
+
+        Parameters
+        ----------
+        run : Run
+            Which.
+        now : datetime, optional
+            The moment at which it is counted (UTC, without a zone), by default that of the
+            sums. What a wrong clock says to be later counts as of now.
 
         Returns
         -------
@@ -146,8 +154,9 @@ class Ledger:
         counts.everywhere += 1
         counts.runs += run.here
         counts.succeeded += run.here and run.success
+        now = now or self._begin
         if run.here:
-            recent = self._weight(run.mark.at, OUTCOME_HALF_LIFE_DAYS)
+            recent = self._weight(run.mark.at, now, OUTCOME_HALF_LIFE_DAYS)
             counts.recent_runs += recent
             counts.recent_succeeded += recent * run.success
         if run.success and run.work is not None and run.work > 0:
@@ -155,7 +164,7 @@ class Ledger:
             counts.work += math.log(run.work)
         return [
             _found(watched.series, *one)
-            for watched, value in self._values(run)
+            for watched, value in self._values(run, now)
             for one in watched.add(value)
         ]
 
@@ -237,7 +246,7 @@ class Ledger:
             self._counts.setdefault(place, _Counts()).series.append(series)
         return watched
 
-    def _values(self, run: Run) -> list[tuple[Watched, Value]]:
+    def _values(self, run: Run, now: datetime) -> list[tuple[Watched, Value]]:
         """Return what an execution says, and of what."""
         if run.task is None or run.interrupted:
             return []
@@ -248,14 +257,19 @@ class Ledger:
             fast = run.throughput is not None and run.throughput > 0
             if fast or run.first_token is not None:
                 value = math.log(run.throughput or 1.0) if fast else None
-                weight = self._weight(run.mark.at)
+                weight = self._weight(run.mark.at, now, SPEED_HALF_LIFE_DAYS)
                 found.append((self._of(_speed(run)), Value(run, value, weight, run.first_token)))
         return found
 
-    def _weight(self, at: datetime, half_life_days: float = SPEED_HALF_LIFE_DAYS) -> float:
-        """Return what a speed or an outcome counts: as in the sums, by the middle of its hour."""
+    def _weight(self, at: datetime, now: datetime, half_life_days: float) -> float:
+        """Return what a speed or an outcome counts: as in the sums, by the middle of its hour.
+
+        All weights are those of one moment, from which `evidence` lets them fade: what came after
+        that moment counts more than 1.
+        """
         hour = at.replace(minute=0, second=0, microsecond=0)
-        age = max((self._begin - hour).total_seconds() - _HOUR / 2, -_HOUR / 2)
+        age = max((now - hour).total_seconds() - _HOUR / 2, -_HOUR / 2)
+        age -= (now - self._begin).total_seconds()
         weight: float = 0.5 ** (age / (half_life_days * 24 * _HOUR))
         return weight
 

@@ -328,6 +328,25 @@ def test_a_store_that_takes_no_lock_is_no_reason_to_forget(tmp_path: Path) -> No
     bench.store.close()
 
 
+def test_what_is_kept_for_days_counts_by_its_age(tmp_path: Path) -> None:
+    """Asleep, a computer counts no seconds: nothing is read anew, and every run has its age."""
+    clock = Clock()
+    bench = on(tmp_path, clock)
+    learner = Learning(bench, clock=lambda: 0.0)
+    run(bench)
+    assert learner.evidence().cell("f", "text_generation").speed_n == pytest.approx(1, rel=2e-3)
+    for number, hours in enumerate((2, 30, 400)):
+        clock.now += hours * 3600 * 10**9
+        run(bench, 60.0 + number, success=number != 1)
+        same(learner.evidence(), asked(bench))
+    # A run that a wrong clock says to be of next year counts as one of this hour.
+    clock.now += 365 * 86400 * 10**9
+    run(bench)
+    clock.now -= 365 * 86400 * 10**9
+    same(learner.evidence(), asked(bench), rel=1e-3)
+    bench.store.close()
+
+
 def test_what_was_restored_is_seen(tmp_path: Path) -> None:
     """Rows that come by another way than the spool count at once."""
     bench = on(tmp_path / "home", Clock())
