@@ -10,6 +10,7 @@ from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.models.budgeting import device_bytes
 from ravenxterm_lab.models.predicting import record_forecast, record_memory
 from ravenxterm_lab.runtimes import LoadReport
+from ravenxterm_lab.runtimes.hours import HoursOfUse
 
 if TYPE_CHECKING:
     from ravenxterm_lab.exceptions import RuntimeFailureError
@@ -17,11 +18,25 @@ if TYPE_CHECKING:
     from ravenxterm_lab.models.workbench import Workbench
     from ravenxterm_lab.runtimes import LoadOptions, Runtime
 
-__all__ = ["BeforeLoad", "engine_of", "estimate_load", "past_uses", "record_load"]
+__all__ = ["BeforeLoad", "engine_of", "estimate_load", "hours_of_use", "past_uses", "record_load"]
 
 _MOST_UNDER_WAY = 16
 #: Older uses have faded from the pattern that the pool learns.
 _PAST_USES = 500
+#: Days after which a day of use counts half: what one does at which hour changes with the seasons,
+#: and with what one works on.
+_HABIT_HALF_LIFE_DAYS = 30
+_HOURS_SQL = """
+SELECT
+    runtime, fingerprint, settings, extract(hour FROM hour),
+    sum(pow(0.5, date_diff('day', hour, CAST($now AS TIMESTAMP)) / $half_life))
+FROM (
+    SELECT DISTINCT hour, runtime, fingerprint, settings FROM execution_hours
+    WHERE hardware = $hardware AND runtime IS NOT NULL AND fingerprint IS NOT NULL
+        AND settings IS NOT NULL AND hour < date_trunc('day', CAST($now AS TIMESTAMP))
+)
+GROUP BY ALL ORDER BY ALL
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +81,29 @@ def past_uses(bench: Workbench) -> list[tuple[str, str, str]]:
         bench.messages.add("warning", "store", text)
         return []
     return [(runtime, model, settings) for runtime, model, settings in reversed(rows)]
+
+
+def hours_of_use(bench: Workbench) -> HoursOfUse:
+    """Return on how many earlier days each model was used here in which hour of the day.
+
+    Of today nothing counts: what is used today says itself what follows.
+    """
+    if bench.store.blank:
+        return HoursOfUse()
+    asked = {
+        "now": bench.now(),
+        "half_life": _HABIT_HALF_LIFE_DAYS,
+        "hardware": bench.hardware.fingerprint,
+    }
+    try:
+        rows = bench.store.rows(_HOURS_SQL, asked)
+    except StoreError as error:
+        text = f"What is used at this hour is not known, history cannot be read: {error}"
+        bench.messages.add("warning", "store", text)
+        return HoursOfUse()
+    return HoursOfUse(
+        ((runtime, model, settings), hour, days) for runtime, model, settings, hour, days in rows
+    )
 
 
 def record_load(

@@ -14,7 +14,13 @@ from ravenxterm_lab.hardware import HardwareProfile
 from ravenxterm_lab.models.budgeting import bytes_on_gpus, device_budgets
 from ravenxterm_lab.models.failing import LoadFailures
 from ravenxterm_lab.models.learning import Learning
-from ravenxterm_lab.models.loading import BeforeLoad, estimate_load, past_uses, record_load
+from ravenxterm_lab.models.loading import (
+    BeforeLoad,
+    estimate_load,
+    hours_of_use,
+    past_uses,
+    record_load,
+)
 from ravenxterm_lab.models.messages import MessageLog
 from ravenxterm_lab.models.monitoring import Monitoring
 from ravenxterm_lab.preferences import UserPreferences
@@ -138,6 +144,7 @@ class Workbench:
             keep_alive=lambda: self.preferences.keep_alive_seconds,
             on_load=partial(record_load, self),
             past=partial(past_uses, self),
+            hours=partial(hours_of_use, self),
         )
 
     def resident(self) -> tuple[frozenset[str], int]:

@@ -3,9 +3,12 @@
 How soon a model is likely to be needed again is learned from the order of uses: what usually
 follows what (a first-order Markov chain), and, where little is known of that, how often and how
 lately each was used (a decayed count, as in LRFU: Lee et al., "LRFU: A Spectrum of Policies",
-IEEE Transactions on Computers 50(12), 2001). The expected number of its uses from here on, each
-step ahead counting less than the one before, is the successor representation of the chain
-(Dayan, "Improving Generalization for Temporal Difference Learning", Neural Computation 5, 1993).
+IEEE Transactions on Computers 50(12), 2001). Where the hours of the day are known, they change
+both: what is usual at this hour takes its part of what is not known of the order, and each step is
+weighed by how usual a model is at this hour (Bayes' rule, as if hour and order were independent).
+The expected number of a model's uses from here on, each step ahead counting less than the one
+before, is the successor representation of the chain (Dayan, "Improving Generalization for Temporal
+Difference Learning", Neural Computation 5, 1993).
 ``tests/benchmarks/bench_eviction.py`` holds it against LRU, LFU, GreedyDual-Size and the
 offline optimum; the constants are the best of a coarse grid there.
 """
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ravenxterm_lab.runtimes.budgets import Bytes
+    from ravenxterm_lab.runtimes.hours import HoursOfUse
 
 __all__ = ["Candidate", "Key", "UsePattern", "least_loss"]
 
@@ -33,6 +37,9 @@ _MEMORY = 0.7
 _ROW_MEMORY = 0.8
 #: As many observed successors as this weigh as much as the decayed counts.
 _BACKOFF = 1.0
+#: The part of what is usual at this hour in what is expected where the order says nothing, and
+#: the part that each step is weighed by the hour: the order alone always has a say.
+_USUAL, _BY_HOUR = 0.25, 0.5
 #: What a use one step later counts, and the steps that are looked ahead.
 _DISCOUNT = 0.6
 _STEPS = 8
@@ -71,34 +78,67 @@ class UsePattern:
             _add(self._after[self._last], key, _ROW_MEMORY)
         self._last = key
 
-    def expected(self) -> Mapping[Key, float]:
-        """Return the expected discounted number of uses of each key, from the last use on."""
+    def expected(self, hours: HoursOfUse | None = None, hour: int = 0) -> Mapping[Key, float]:
+        """Return the expected discounted number of uses of each key, from the last use on.
+
+        Parameters
+        ----------
+        hours : HoursOfUse, optional
+            When each was used on earlier days.
+        hour : int
+            It is now (0–23, UTC).
+        """
         expected: defaultdict[Key, float] = defaultdict(float)
         if self._last is None:
             return expected
         total = sum(self._counts.values())
         often = {key: count / total for key, count in self._counts.items()}
+        usual = hours.usual(hour) if hours is not None else {}
+        if usual:
+            keys = often.keys() | usual.keys()
+            often = {
+                key: (1 - _USUAL) * often.get(key, 0.0) + _USUAL * usual.get(key, 0.0)
+                for key in sorted(keys)
+            }
+        odds = hours.odds(hour) if hours is not None else {}
         state: Mapping[Key, float] = {self._last: 1.0}
         worth = 1.0
         for _ in range(_STEPS):
-            state = self._step(state, often)
+            state = self._step(state, often, odds)
             for key, chance in state.items():
                 expected[key] += worth * chance
             worth *= _DISCOUNT
         return expected
 
-    def _step(self, state: Mapping[Key, float], often: Mapping[Key, float]) -> dict[Key, float]:
+    def _step(
+        self, state: Mapping[Key, float], often: Mapping[Key, float], odds: Mapping[Key, float]
+    ) -> dict[Key, float]:
         following: defaultdict[Key, float] = defaultdict(float)
-        unseen = 0.0
         for here, chance in state.items():
-            row: Mapping[Key, float] = self._after.get(here, {})
-            share = chance / (sum(row.values()) + _BACKOFF)
-            for there, count in row.items():
-                following[there] += share * count
-            unseen += share * _BACKOFF
-        for there, frequency in often.items():
-            following[there] += unseen * frequency
+            for there, share in _weighed(self._row(here, often), odds).items():
+                following[there] += chance * share
         return following
+
+    def _row(self, here: Key, often: Mapping[Key, float]) -> dict[Key, float]:
+        """Return the chance of each to follow, by the order alone."""
+        seen: Mapping[Key, float] = self._after.get(here, {})
+        total = sum(seen.values()) + _BACKOFF
+        row = {there: _BACKOFF * frequency / total for there, frequency in often.items()}
+        for there, count in seen.items():
+            row[there] = row.get(there, 0.0) + count / total
+        return row
+
+
+def _weighed(row: dict[Key, float], odds: Mapping[Key, float]) -> dict[Key, float]:
+    """Return chances that add up to 1 with the hour taken into account."""
+    if not odds:
+        return row
+    by_hour = {there: share * odds.get(there, 1.0) for there, share in row.items()}
+    total = sum(by_hour.values())
+    return {
+        there: (1 - _BY_HOUR) * share + _BY_HOUR * by_hour[there] / total
+        for there, share in row.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from ravenxterm_lab.exceptions import FailureKind, RuntimeFailureError
 from ravenxterm_lab.runtimes.base import LoadOptions
 from ravenxterm_lab.runtimes.budgets import RAM, added, shortage
 from ravenxterm_lab.runtimes.eviction import Candidate, UsePattern, least_loss
+from ravenxterm_lab.runtimes.hours import HoursOfUse, hour_now
 from ravenxterm_lab.runtimes.residents import Entry, divide
 from ravenxterm_lab.units import format_bytes
 
@@ -70,6 +71,11 @@ class ModelPool:
     past : callable, optional
         Returns the uses before this pool, oldest first: runtime, fingerprint (or path) and
         settings of each. Asked once, at the first load, without any lock held.
+    hours : callable, optional
+        Returns when each was used on earlier days. Asked at the first load of an hour, without
+        any lock held.
+    hour : callable, optional
+        Returns the hours since 1970 began (UTC).
     clock : callable, optional
         Seconds that never go back.
     """
@@ -83,6 +89,8 @@ class ModelPool:
         keep_alive: Callable[[], float] = lambda: math.inf,
         on_load: OnLoad | None = None,
         past: Callable[[], Iterable[Key]] = tuple,
+        hours: Callable[[], HoursOfUse] = HoursOfUse,
+        hour: Callable[[], int] = hour_now,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._budget = budget
@@ -97,6 +105,8 @@ class ModelPool:
         self._asked = -math.inf
         self._past = past
         self._pattern: UsePattern | None = None
+        self._ask_hours, self._hour = hours, hour
+        self._hours: tuple[int, HoursOfUse] | None = None
         self._timer: threading.Thread | None = None
         self._closed = False
         atexit.register(self.close)
@@ -189,6 +199,8 @@ class ModelPool:
         key = (runtime.name, model.fingerprint or str(model.path), options.settings)
         predicted = self._estimate(model, options)
         learned = UsePattern(self._past()) if self._pattern is None else self._pattern
+        if key not in self._entries:
+            self._look_at_the_clock()
         with self._changed:
             # Another thread may have come first, and its uses count.
             self._pattern = self._pattern or learned
@@ -253,6 +265,12 @@ class ModelPool:
             raise
         return entry, True
 
+    def _look_at_the_clock(self) -> None:
+        """Ask when models were used on earlier days, once an hour."""
+        hour = self._hour()
+        if self._hours is None or self._hours[0] != hour:
+            self._hours = hour, self._ask_hours()
+
     def _leave(self, entry: Entry) -> None:
         dead: list[Entry] = []
         with self._changed:
@@ -294,7 +312,8 @@ class ModelPool:
                 raise self._no_room(wanted, device, budget[device], held)
         if not short:
             return []
-        expected = self._pattern.expected() if self._pattern is not None else {}
+        hour, hours = self._hours or (0, None)
+        expected = self._pattern.expected(hours, hour) if self._pattern is not None else {}
         idle.sort(key=lambda key: self._entries[key].last_used)
         choice = [
             Candidate(key, held[key], expected.get(key, 0.0) * self._entries[key].load_seconds)

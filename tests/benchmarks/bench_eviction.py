@@ -4,7 +4,8 @@ Run: ``python tests/benchmarks/bench_eviction.py`` (about a minute). The demo mo
 once, in worker processes, for what they take and how long their loads last; traces of their uses
 are then replayed through the real `ModelPool` with a runtime that only reports these figures. The
 offline optimum is exact (dynamic programming) on every trace. The second table is a restart: the
-second half of each trace, with the first half known from the store, and without.
+second half of each trace, with the first half known from the store, and without. The third is of
+weeks of sessions, with and without the hours of the day.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eviction_peers import PEERS, optimum, replay
-from eviction_traces import Item, Trace, recorded, synthetic
+from eviction_traces import Item, Trace, recorded, synthetic, through_the_day
 
 from ravenxterm_lab.config import paths
 from ravenxterm_lab.demo import build_ladder
@@ -24,6 +26,7 @@ from ravenxterm_lab.metadata import ModelMetadata, ModelType
 from ravenxterm_lab.runtimes import LoadOptions, ModelPool, Runtime
 from ravenxterm_lab.runtimes.budgets import RAM
 from ravenxterm_lab.runtimes.fake import FakeRuntime
+from ravenxterm_lab.runtimes.hours import HoursOfUse
 from ravenxterm_lab.runtimes.llama_cpp import LlamaCppRuntime
 from ravenxterm_lab.runtimes.onnx import OnnxRuntime
 
@@ -36,6 +39,7 @@ MIB = 2**20
 #: Two or three of the text models fit.
 BUDGET = 600 * MIB
 LENGTH, SEEDS = 600, (101, 102, 103)
+DAYS = 42
 SMOLLM2 = "smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf"
 LADDER = ("Q4_0", "Q8_0", "F16")
 OTHERS = {
@@ -73,8 +77,8 @@ def measure(demo: Path, scratch: Path) -> dict[str, Item]:
     return items
 
 
-def product(trace: Trace, past: Sequence[str] = ()) -> float:
-    """Return the seconds of loading that the pool causes on a trace."""
+def product(trace: Trace, past: Sequence[str] = (), *, timed: bool = False) -> float:
+    """Return the seconds of loading that the pool causes on a trace; ``timed``: by its hours."""
     fakes = {
         name: FakeRuntime(name, load_seconds=item.seconds) for name, item in trace.items.items()
     }
@@ -85,14 +89,29 @@ def product(trace: Trace, past: Sequence[str] = ()) -> float:
     settings = LoadOptions(context_length=4096).settings
     known: Iterable[Key] = [(name, name, settings) for name in past]
     ticks = iter(range(10**9))
+    hour = 0
+
+    def hours() -> HoursOfUse:
+        """Return what the store would tell: the hours of use of the days before this one."""
+        before = {
+            (name, at)
+            for name, at in zip(trace.uses, trace.hours, strict=True)
+            if at // 24 < hour // 24
+        }
+        days = Counter((name, at % 24) for name, at in before)
+        return HoursOfUse(((name, name, settings), at, n) for (name, at), n in days.items())
+
     pool = ModelPool(
         budget=lambda: {RAM: trace.budget},
         estimate=lambda model, options: {RAM: model.size_bytes},
         past=lambda: known,
+        hours=hours if timed else HoursOfUse,
+        hour=lambda: hour,
         clock=lambda: float(next(ticks)),
     )
     seconds = 0.0
-    for name in trace.uses:
+    for number, name in enumerate(trace.uses):
+        hour = trace.hours[number] if timed else 0
         with pool.acquire(fakes[name], models[name]) as (_, cold):
             seconds += trace.items[name].seconds if cold else 0.0
     pool.close()
@@ -133,7 +152,7 @@ def table(title: str, header: list[str], rows: list[tuple[str, list[float]]]) ->
 
 
 def main() -> None:
-    """Measure, replay, and print both tables."""
+    """Measure, replay, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=Path, default=paths().models / "demo")
     parser.add_argument("--data", type=Path, help="local_speed.parquet, for traces of real runs")
@@ -164,6 +183,20 @@ def main() -> None:
         ["optimum", "LRU", "nothing known", "history known"],
         restarted,
     )
+    weeks = [t for seed in range(10) for t in through_the_day(items, BUDGET, DAYS, seed)]
+    days = [
+        (
+            name,
+            [
+                sum(map(optimum, group)),
+                sum(replay(trace, PEERS["LRU"]) for trace in group),
+                sum(map(product, group)),
+                sum(product(trace, timed=True) for trace in group),
+            ],
+        )
+        for name, group in grouped(weeks).items()
+    ]
+    table("through the day", ["optimum", "LRU", "order alone", "hours too"], days)
 
 
 if __name__ == "__main__":

@@ -35,12 +35,16 @@ class Item:
 
 @dataclass(frozen=True)
 class Trace:
-    """Uses in their order, what each model costs, and the budget (bytes)."""
+    """Uses in their order, what each model costs, the budget (bytes), and the hour of each use.
+
+    Hours are counted from a midnight on; a trace without them tells nothing of time.
+    """
 
     name: str
     items: Mapping[str, Item]
     uses: Sequence[str]
     budget: int
+    hours: Sequence[int] = ()
 
 
 def synthetic(items: Mapping[str, Item], budget: int, length: int, seed: int) -> list[Trace]:
@@ -100,6 +104,32 @@ def _pipelines(items: Mapping[str, Item], length: int, rng: random.Random) -> li
     while len(uses) < length:
         uses += rng.choices(pipelines, [4, 3, 2, 1])[0]
     return uses[:length]
+
+
+def through_the_day(items: Mapping[str, Item], budget: int, days: int, seed: int) -> list[Trace]:
+    """Return traces of sessions of one to twelve uses of two or three models, over some days.
+
+    Each of the three sessions of a day falls out now and then, and has models of its own: at
+    its own hour, give or take one (``"habits"``), or at any hour (``"no habit"``).
+    """
+    traces = []
+    for name, kept in (("habits", True), ("no habit", False)):
+        rng = random.Random(seed)
+        names = sorted(items)
+        sessions = [(hour, rng.sample(names, rng.randint(2, 3))) for hour in (8, 13, 20)]
+        uses: list[str] = []
+        hours: list[int] = []
+        for day in range(days):
+            today = [one for one in sessions if rng.random() < 0.7]
+            if not kept:
+                today = [(rng.randrange(24), rng.choice(sessions)[1]) for _ in today]
+                today.sort(key=lambda one: one[0])
+            for hour, models in today:
+                count = rng.randint(1, 12)
+                uses += [rng.choice(models if rng.random() < 0.9 else names) for _ in range(count)]
+                hours += [24 * day + hour + rng.choice((-1, 0, 0, 1)) * kept] * count
+        traces.append(Trace(name, items, uses, budget, hours))
+    return traces
 
 
 def recorded(path: Path) -> list[Trace]:
