@@ -68,6 +68,8 @@ class PerformanceHistory(Displayed):
         Mean of the recorded qualities (0–1); ``quality_n`` says of how many.
     window_days : int
         How far back it looks.
+    origin : str
+        Says of which history it is, where it is not this machine's.
     """
 
     name: str
@@ -82,6 +84,7 @@ class PerformanceHistory(Displayed):
     quality_n: int
     window_days: int
     _result: QueryResult
+    origin: str = ""
 
     def __len__(self) -> int:
         return self.runs
@@ -125,7 +128,8 @@ class PerformanceHistory(Displayed):
             quality,
         ]
         header = ["runs", "success", "latency p50", "p95", "throughput", "peak memory", "quality"]
-        note = f"last {self.window_days} days{'' if self.model else '; external model'}"
+        external = "" if self.model else "; external model"
+        note = f"last {self.window_days} days{self.origin}{external}"
         return Card(f"History of {self.name}", note, [Table(header, [row])])
 
 

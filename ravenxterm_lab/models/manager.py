@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from ravenxterm_lab.models.messages import MessageLog
     from ravenxterm_lab.models.monitoring import RecordingMonitor
+    from ravenxterm_lab.models.sample import SampleManager
     from ravenxterm_lab.preferences import UserPreferences
     from ravenxterm_lab.requirements import TaskRequirements
     from ravenxterm_lab.runtimes import ModelPool
@@ -85,6 +86,23 @@ class ModelManager(Displayed, Estimating, Measuring, Planning, Replaying, Tracki
         )
         self.selector = AdaptiveModelSelector(self._preferences, seed=seed, workbench=self._bench)
         self._bench.preferences = self._preferences
+
+    @classmethod
+    def sample(cls) -> SampleManager:
+        """Return a manager over the sample history that comes with this package.
+
+        It was recorded by the project on real models, on another machine: every view has
+        something to show before the first run here. All that is shown of it says so, nothing
+        can be added to it, and it lies in a temporary directory, apart from your own history.
+
+        Raises
+        ------
+        ConfigurationError
+            If this installation holds no sample history.
+        """
+        from ravenxterm_lab.models.sample import SampleManager
+
+        return SampleManager()
 
     @property
     def pool(self) -> ModelPool:

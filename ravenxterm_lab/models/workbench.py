@@ -55,6 +55,8 @@ class Workbench:
         Instead of those that are installed.
     """
 
+    #: Ends what is said of the history, where it is not that of this machine.
+    origin: ClassVar[str] = ""
     _shared: ClassVar[dict[Path, Workbench]] = {}
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
@@ -220,7 +222,6 @@ class Workbench:
         self.history.forget()
         return recorded
 
-    @staticmethod
-    def now() -> str:
+    def now(self) -> str:
         """Return the moment as ISO 8601 in UTC, as SQL casts it to a TIMESTAMP."""
         return datetime.now(UTC).replace(tzinfo=None).isoformat(sep=" ")

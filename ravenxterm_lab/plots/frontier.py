@@ -64,12 +64,13 @@ def frontier(recommendations: Recommendations) -> View:
         reason = no_candidate(recommendations)
         return empty_view(title, reason, None, frame)
     unit = "tok" if recommendations.task == "text_generation" else "items"
-    figure = _draw(rows, title, unit)
+    figure = _draw(rows, title, unit, recommendations.origin)
     summary = (
         f"{rows[0]['model']} is preferred for {task}: {format_rate(rows[0]['speed'], unit)}, "
         f"{_quality(rows[0])}, {format_bytes(rows[0]['memory'])}; "
         f"{sum(row['on_front'] for row in rows)} of "
-        f"{format_number(len(rows), 'feasible candidate')} are on the front."
+        f"{format_number(len(rows), 'feasible candidate')}{recommendations.origin} are on the "
+        "front."
     )
     return View(figure, summary, None, frame, rows=_rows(rows, unit))
 
@@ -90,7 +91,7 @@ def _quality(row: dict[str, Any]) -> str:
     return f"quality {row['quality']:.2f} (n = {row['quality_n']:.0f})"
 
 
-def _draw(rows: list[dict[str, Any]], title: str, unit: str) -> Figure:
+def _draw(rows: list[dict[str, Any]], title: str, unit: str, origin: str) -> Figure:
     figure = Figure()
     largest = max((row["memory"] or 0 for row in rows), default=0) or 1
     front = sorted((row for row in rows if row["on_front"]), key=lambda row: row["speed"])
@@ -120,7 +121,7 @@ def _draw(rows: list[dict[str, Any]], title: str, unit: str) -> Figure:
             marks = _marks(chosen, colour, symbol, largest, unit, named=named)
             figure.add_scatter(name=f"{name} (n = {len(chosen)})", **marks)
     subtitle = (
-        f"n = {format_number(len(rows), 'feasible candidate')}<br>area of a mark: memory, "
+        f"n = {format_number(len(rows), 'feasible candidate')}{origin}<br>area of a mark: memory, "
         f"the largest {format_bytes(largest)}; hollow: quality not measured (prior)"
     )
     figure.update_layout(

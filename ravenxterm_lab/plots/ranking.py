@@ -59,7 +59,7 @@ def ranking(recommendations: Recommendations) -> View:
         )
     first = recommendations[0]
     count = format_number(len(rows), "feasible candidate")
-    subtitle = f"n = {count}, {len(recommendations.rejected)} rejected"
+    subtitle = f"n = {count}{recommendations.origin}, {len(recommendations.rejected)} rejected"
     figure.update_layout(
         **layout(f"Scores for {task}", subtitle), barmode="stack", height=200 + 40 * len(rows)
     )
@@ -67,7 +67,7 @@ def ranking(recommendations: Recommendations) -> View:
     figure.update_yaxes(autorange="reversed", automargin=True, **AXIS)
     summary = (
         f"{first.model.name} leads for {task} with a score of {first.score:.3f} "
-        f"among {len(rows)} feasible candidates."
+        f"among {len(rows)} feasible candidates{recommendations.origin}."
     )
     cells = [
         [str(row["rank"]), row["model"], f"{row['score']:.3f}", *(f"{row[p]:.3f}" for p in _PARTS),

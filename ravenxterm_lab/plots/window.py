@@ -82,7 +82,8 @@ def window_of(
     Parameters
     ----------
     manager : ModelManager
-        Its ``history_window_days`` hold where nothing was asked for.
+        Its ``history_window_days`` hold where nothing was asked for; what is drawn of a history
+        that is not of this machine says so.
     days : float, optional
         How far back from now; a fraction is allowed.
     start, end : datetime, date or str, optional
@@ -93,7 +94,7 @@ def window_of(
     RequirementError
         If days and a start are both given, or the window does not begin before its end.
     """
-    now = datetime.now(UTC).replace(tzinfo=None)
+    now = datetime.fromisoformat(manager._bench.now())
     last = now if end is None else moment_of(end, "end")
     if start is not None:
         if days is not None:
@@ -108,7 +109,7 @@ def window_of(
         label = f"last {_length(back)}" if end is None else f"{_minute(first)} to {_minute(last)}"
     if first >= last:
         raise RequirementError(f"start ({_minute(first)}) must come before end ({_minute(last)}).")
-    return Window(first, last, label)
+    return Window(first, last, label + manager._bench.origin)
 
 
 def clip(window: Window, first: datetime | None, last: datetime | None) -> Window:

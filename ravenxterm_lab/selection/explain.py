@@ -189,7 +189,11 @@ class Recommendations(Displayed, Sequence[Recommendation]):
         The task.
     rejected : tuple of Rejection
         Candidates that fell out.
+    origin : str
+        Says of which history the evidence is, where it is not this machine's.
     """
+
+    origin: str = ""
 
     def __init__(
         self,
@@ -212,6 +216,7 @@ class Recommendations(Displayed, Sequence[Recommendation]):
         if isinstance(index, slice):
             cut = Recommendations(self._all, self.rejected, self.task, self._situation)
             cut._items = self._items[index]
+            cut.origin = self.origin
             return cut
         return self._items[index]
 
@@ -272,7 +277,8 @@ class Recommendations(Displayed, Sequence[Recommendation]):
         feasible = f"{len(self._all)} feasible"
         if len(rows) < len(self._all):
             feasible += f" ({len(rows)} shown)"
-        note = f"{feasible}, {len(self.rejected)} rejected"
+        evidence = f"; evidence{self.origin}" if self.origin else ""
+        note = f"{feasible}, {len(self.rejected)} rejected{evidence}"
         return Card(title, note, tables)
 
     def __repr__(self) -> str:
