@@ -5,7 +5,7 @@ own. Given the first two (`u`, some fifteen numbers) the models are independent 
 given a model's effect so are its cells: both are summed out cell by cell, and what is left to
 solve is as large as `u` (block elimination, or Schur complement; for the same Gaussian the answer
 is that of Rasmussen & Williams 2006, eq. 2.25, which a test holds it to). A thousand models take
-milliseconds, and no BLAS threads have to wake for it.
+milliseconds, and no BLAS threads have to wake for it (see `estimation.matrices`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from ravenxterm_lab.estimation.matrices import product
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -95,16 +97,16 @@ def solve(
     weighted = seen * weight[:, None]
     # By model: the weights of its cells, and what they say.
     into = np.stack(
-        [np.bincount(of, column, models) for column in weighted.T], axis=1
+        [np.bincount(of, column, models) for column in weighted.T], axis=1, dtype=np.float64
     )  # models × u
     said = np.bincount(of, weight * residual, models)
     spread = np.zeros(models)
     if prior.model:
         spread = 1 / (1 / prior.model**2 + np.bincount(of, weight, models))
     into_spread = into * spread[:, None]
-    precision = np.eye(design.shape[1]) + seen.T @ weighted - into.T @ into_spread
+    precision = np.eye(design.shape[1]) + product(seen.T, weighted) - product(into.T, into_spread)
     root = np.linalg.inv(np.linalg.cholesky(precision))
-    u = root.T @ (root @ (weighted.T @ residual - into_spread.T @ said))
+    u = root.T @ (root @ (_times(weighted.T, residual) - _times(into_spread.T, said)))
 
     # How much of a cell its own observation decides, and what is left open of its own effect.
     place = np.full(models * tasks, -1)
@@ -116,16 +118,19 @@ def solve(
     open_[here] = own * noise[at[here]] * weight[at[here]]
     told[here] = share[here] * residual[at[here]]
     rest = 1 - share
-    base = z @ u + (spread * (said - into @ u))[own_model]
-    loading = rest[:, None] * ((z - into_spread[own_model]) @ root.T)
+    base = _times(z, u) + (spread * (said - _times(into, u)))[own_model]
+    loading = rest[:, None] * product(z - into_spread[own_model], root.T)
     alone = rest**2 * spread[own_model] + open_
     shift = rest * base + told
     variance = np.einsum("ij,ij->i", loading, loading) + alone
-    draws = rng.standard_normal((count, design.shape[1])) @ loading.T
+    draws = product(rng.standard_normal((count, design.shape[1])), loading.T)
     code = own_model * tasks + task[:m]
     apart = len(np.unique(own_model)) == m
     if apart:
-        draws += rng.standard_normal((count, m)) * np.sqrt(alone)
+        # In place: draws for a thousand cells are megabytes, and each copy of them takes time.
+        alike = rng.standard_normal((count, m))
+        alike *= np.sqrt(alone)
+        draws += alike
     else:
         effects = rng.standard_normal((count, models))[:, own_model]
         draws += effects * (rest * np.sqrt(spread[own_model]))
@@ -133,7 +138,7 @@ def solve(
         draws += rng.standard_normal((count, int(cell.max()) + 1))[:, cell] * np.sqrt(open_)
 
     def shared() -> NDArray[np.float64]:
-        together: NDArray[np.float64] = loading @ loading.T
+        together = product(loading, loading.T)
         if not apart:
             same = own_model[:, None] == own_model[None, :]
             together += same * (rest[:, None] * rest[None, :] * spread[own_model])
@@ -142,4 +147,11 @@ def solve(
         largest: NDArray[np.float64] = np.maximum(together.max(axis=1), 0.0)
         return largest
 
-    return Solved(shift, variance, shared, draws + shift)
+    draws += shift
+    return Solved(shift, variance, shared, draws)
+
+
+def _times(matrix: NDArray[np.float64], vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the product, for which OpenBLAS would wake its threads from 9,216 numbers on."""
+    found: NDArray[np.float64] = np.einsum("ij,j->i", matrix, vector)
+    return found

@@ -136,9 +136,11 @@ def condition(
     mean_wanted = np.array([prior_mean[cell] for cell in wanted])
     residual = np.array([one.mean - prior_mean[one.cell] for one in observed], dtype=np.float64)
     found = solve(prior, residual, wanted, observed, covariate, rng, count)
+    draws = found.draws
+    draws += mean_wanted
     return Posterior(
         mean_wanted + found.shift,
         np.sqrt(np.maximum(found.variance, 0.0)),
-        mean_wanted + found.draws,
+        draws,
         found.shared,
     )

@@ -21,7 +21,7 @@ from ravenxterm_lab.selection.field import Cell, FieldPrior, Observation, Poster
 from ravenxterm_lab.selection.gittins import learning_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -207,9 +207,10 @@ class Decision:
 
     def order(self) -> list[int]:
         """Return the arms' indices, best first; equal ones by size and then by name."""
+        explored, arms = self.explored.tolist(), self.arms
         return sorted(
-            range(len(self.arms)),
-            key=lambda i: (-self.explored[i], self.arms[i].memory_bytes, self.arms[i].model.name),
+            range(len(arms)),
+            key=lambda i: (-explored[i], arms[i].memory_bytes, arms[i].model.name),
         )
 
 
@@ -254,14 +255,16 @@ def decide(
     draws : int
         Joint draws behind the probabilities; 1 or more.
     """
-    keys = [model_key(arm.model) for arm in arms]
     known = [*arms, *beside]
-    evidence = evidence.under({model_key(a.model): a.engine for a in known if a.engine})
+    every = [model_key(arm.model) for arm in known]
+    keys = every[: len(arms)]
+    evidence = evidence.under(
+        {key: arm.engine for key, arm in zip(every, known, strict=True) if arm.engine}
+    )
     tasks = sorted({task} | {seen for _, seen in evidence.cells})
-    rows = {
-        key: index for index, key in enumerate(dict.fromkeys(model_key(a.model) for a in known))
-    }
-    wanted = [(rows[key], tasks.index(task)) for key in keys]
+    rows = {key: index for index, key in enumerate(dict.fromkeys(every))}
+    column = tasks.index(task)
+    wanted = [(rows[key], column) for key in keys]
     # In one order, however the evidence came together: a draw goes by it.
     seen = {
         (rows[key], tasks.index(name)): cell
@@ -269,15 +272,15 @@ def decide(
         if key in rows
     }
     first_arm: dict[int, Arm] = {}
-    for arm in known:
-        first_arm.setdefault(rows[model_key(arm.model)], arm)
+    for key, arm in zip(every, known, strict=True):
+        first_arm.setdefault(rows[key], arm)
     everywhere = dict.fromkeys([*wanted, *seen])
     doublings = _doublings([first_arm[row].model for row in range(len(rows))])
 
     def belief(
         metric: str,
         prior: FieldPrior,
-        mean: Callable[[Cell], float],
+        means: dict[Cell, float],
         covariate: NDArray[np.float64],
     ) -> Posterior:
         observed = [
@@ -286,17 +289,14 @@ def decide(
             for n, average in [item.statistic(metric)]
             if average is not None and n > 0
         ]
-        means = {cell: mean(cell) for cell in everywhere}
         return condition(prior, means, wanted, observed, covariate, rng, draws + 1)
 
     flat = np.zeros_like(doublings)
-    quality = belief("quality", QUALITY, lambda _: QUALITY_MEAN, doublings)
-    ln_speed = belief(
-        "speed", LN_SPEED, lambda cell: math.log(first_arm[cell[0]].decode_rate), flat
-    )
-    ln_work = belief(
-        "work", LN_WORK, lambda cell: math.log(WORK_MEAN.get(tasks[cell[1]], WORK_MEAN_OTHER)), flat
-    )
+    rates = [math.log(first_arm[row].decode_rate) for row in range(len(rows))]
+    lengths = [math.log(WORK_MEAN.get(name, WORK_MEAN_OTHER)) for name in tasks]
+    quality = belief("quality", QUALITY, dict.fromkeys(everywhere, QUALITY_MEAN), doublings)
+    ln_speed = belief("speed", LN_SPEED, {cell: rates[cell[0]] for cell in everywhere}, flat)
+    ln_work = belief("work", LN_WORK, {cell: lengths[cell[1]] for cell in everywhere}, flat)
 
     cells = tuple(evidence.cell(key, task) for key in keys)
     waiting = np.array(
@@ -317,17 +317,25 @@ def decide(
     def utility(
         q: NDArray[np.float64], speed: NDArray[np.float64], work: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        seconds = waiting + np.exp(work - speed)
+        # In place, here and below: a thousand candidates' draws are megabytes.
+        seconds = work - speed
+        np.exp(seconds, out=seconds)
+        seconds += waiting
         multiplied: NDArray[np.float64] = blend(parts, q, seconds, scale, share)
         multiplied *= reliability * person
         return multiplied
 
     def at(width: float) -> NDArray[np.float64]:
-        moved = [p.mean + width * (p.draws - p.mean) for p in (quality, ln_speed, ln_work)]
-        return utility(moved[0], moved[1], moved[2])
+        moved = []
+        for posterior in (quality, ln_speed, ln_work):
+            draw = posterior.draws - posterior.mean
+            draw *= width
+            draw += posterior.mean
+            moved.append(draw)
+        return utility(*moved)
 
     score = utility(quality.mean, ln_speed.mean, ln_work.mean)
-    full = at(1.0)[:draws]
+    full = utility(quality.draws, ln_speed.draws, ln_work.draws)[:draws]
     explored, chosen = score, _wins(score[None, :])
     if explore:
         # How utility moves with quality and with ln seconds, at the means.
@@ -370,11 +378,13 @@ def _reliability(keys: Sequence[str], evidence: Evidence) -> NDArray[np.float64]
     was run most would stay ahead for no other reason. Each model's say is at most as much as the
     prior's, so that one broken model casts no doubt on the others.
     """
-    outcomes: dict[str, NDArray[np.float64]] = {key: np.zeros(2) for key in keys}
+    outcomes = dict.fromkeys(keys, (0.0, 0.0))
     for (key, _), cell in evidence.cells.items():
-        outcomes[key] = outcomes.get(key, np.zeros(2)) + cell.outcomes
-    voices = [one * TRUST / max(one[1], TRUST) for one in outcomes.values()]
-    succeeded, runs = np.sum([(TRUST, TRUST), *voices], axis=0)
+        before, now = outcomes.get(key, (0.0, 0.0)), cell.outcomes
+        outcomes[key] = before[0] + now[0], before[1] + now[1]
+    each = np.array(list(outcomes.values()))
+    voices = each * TRUST / np.maximum(each[:, 1:], TRUST)
+    succeeded, runs = np.vstack([(TRUST, TRUST), voices]).sum(axis=0)
     own = np.array([outcomes[key] for key in keys])
     expected: NDArray[np.float64] = (own[:, 0] + TRUST * succeeded / runs) / (own[:, 1] + TRUST)
     # Sums of weights are rounded: a share a hair above 1 could not be recorded.
