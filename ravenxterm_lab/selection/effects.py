@@ -99,7 +99,7 @@ def solve(
     into = np.stack(
         [np.bincount(of, column, models) for column in weighted.T], axis=1, dtype=np.float64
     )  # models × u
-    said = np.bincount(of, weight * residual, models)
+    said = np.bincount(of, weight * residual, models).astype(np.float64, copy=False)
     spread = np.zeros(models)
     if prior.model:
         spread = 1 / (1 / prior.model**2 + np.bincount(of, weight, models))
