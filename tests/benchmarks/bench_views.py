@@ -57,8 +57,10 @@ for _ in range(int(sys.argv[2])):
     figure = FigureResampler(go.Figure(), default_n_shown_samples=1000)
     for name, own in frame.groupby("model", observed=True):
         figure.add_trace(go.Scattergl(name=name), hf_x=own["ts"], hf_y=own[frame.columns[-1]])
-    figure.to_json()
+    text = figure.to_json()
     print(time.perf_counter() - start)
+if len(sys.argv) > 3:
+    open(sys.argv[3], "w").write(text)
 """
 LIVE = """
 import tempfile, time

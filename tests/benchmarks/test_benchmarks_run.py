@@ -1,5 +1,6 @@
 """Every benchmark still runs, on sizes that say nothing about speed."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ TINY = {
     ),
     "bench_import.py": (["--help"], ["usage"]),
     "bench_ingest.py": (["--rows", "2000", "--rounds", "1"], ["ingest from the spool", "bulk"]),
+    "bench_interaction.py": (["--help"], ["usage"]),
     "bench_matrices.py": (["--help"], ["usage"]),
     "bench_memory.py": (["--help"], ["usage"]),
     "bench_overhead.py": (["--help"], ["usage"]),
@@ -50,6 +52,7 @@ TINY = {
         ["--rows", "5000", "--repeat", "1"],
         ["history of latency, a year", "all rows / history of latency"],
     ),
+    "bench_drawn.py": (["--help"], ["usage"]),
     "bench_soak.py": (
         ["--rate", "500", "--seconds", "1", "--writers", "2", "--readers", "1", "--rows", "1000"],
         [
@@ -70,6 +73,7 @@ def test_a_benchmark_runs(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", FOLDER / name, *arguments, *place],
         cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(FOLDER.parent / "browser")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert [text for text in expected if text not in done.stdout] == []
@@ -87,6 +91,7 @@ def test_the_overhead_is_measured_on_a_real_model(demo_directory: Path, tmp_path
             "--directory", tmp_path,
         ],
         cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(FOLDER.parent / "browser")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     for scene in ("empty", "history", "models"):
