@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.plots.theme import COLOURS, OTHERS, Figure, layout, safe, text_on
@@ -21,6 +22,8 @@ _STATES = {
     "leftover": (COLOURS[1], "-", "left over"),
 }
 _ROOT = "all models"
+#: In a line of a tile.
+_LETTERS = 18
 
 
 def disk(manager: ModelManager, *, unused_days: float = 30.0) -> View:
@@ -89,6 +92,11 @@ def _tile(store: str, name: str, state: str, held: int, path: object) -> dict[st
     return {"store": store, "name": name, "state": state, "bytes": max(int(held), 0), "path": text}
 
 
+def _in_lines(name: str) -> str:
+    # Nothing wraps inside a tile by itself, and a name that is too wide for it is not shown.
+    return "<br>".join(map(safe, textwrap.wrap(name, _LETTERS) or [""]))
+
+
 def _draw(rows: list[dict[str, Any]], title: str, unused_days: float) -> Figure:
     stores: dict[str, int] = {}
     for row in rows:
@@ -102,7 +110,7 @@ def _draw(rows: list[dict[str, Any]], title: str, unused_days: float) -> Figure:
     figure = Figure()
     figure.add_treemap(
         ids=[_ROOT, *stores, *(f"{at} {row['path']}" for at, row in enumerate(rows))],
-        labels=[_ROOT, *map(safe, stores), *(safe(row["name"]) for row in rows)],
+        labels=[_ROOT, *map(safe, stores), *(_in_lines(row["name"]) for row in rows)],
         parents=["", *[_ROOT] * len(stores), *(row["store"] for row in rows)],
         values=sizes,
         branchvalues="total",
@@ -131,5 +139,6 @@ def _draw(rows: list[dict[str, Any]], title: str, unused_days: float) -> Figure:
     )
     base = layout(title, subtitle)
     base["margin"] = {"l": 10, "r": 10, "t": 80, "b": 10}
-    figure.update_layout(**base, height=460)
+    # A name in letters too small to read would only look broken; the table below has them all.
+    figure.update_layout(**base, height=460, uniformtext={"minsize": 9, "mode": "hide"})
     return figure

@@ -118,9 +118,10 @@ def distributions(
     RequirementError
         On an unknown metric, or a window that is none.
     """
-    chosen = metric_of(metric, task)
+    metric_of(metric)
     window = window_of(manager, days, start, end)
     extent = extent_of(manager, window, model, task)
+    chosen = metric_of(metric, extent.counts)
     daily = metric in HISTOGRAMS and window.seconds >= _LONG_DAYS * 86_400
     if daily:
         counted = _COUNTED_DAYS.format(metric=metric)
@@ -197,9 +198,11 @@ def _draw(frame: pl.DataFrame, metric: Metric, window: Window, title: str) -> Fi
     subtitle = (
         f"n = {count}, {window.label}<br>below each: median, p25 to p75, p5 to p95, p99, greatest"
     )
+    base = layout(title, subtitle)
+    base["margin"]["b"] = 60
     figure.update_layout(
-        **layout(title, subtitle),
-        height=220 + 70 * len(names),
+        **base,
+        height=190 + 70 * len(names),
         xaxis=log_axis(metric.axis, *_ends(frame, metric)),
         yaxis={
             "tickvals": list(range(len(names))),
@@ -256,7 +259,7 @@ def _summarise(frame: pl.DataFrame, metric: Metric, window: Window) -> str:
     at = _points(frame, best)
     return (
         f"{format_number(_count(frame, every=True), 'successful execution')} {window.when}: "
-        f"the best median {metric.title} has {shown_name(best)} with {metric.show(at['p50'])} "
+        f"{shown_name(best)} has the best median {metric.title}, {metric.show(at['p50'])} "
         f"({tail} {metric.show(at[tail])})."
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from ravenxterm_lab.plots.frontier_names import QUALITIES, place_names, size_of
 from ravenxterm_lab.plots.ranking import no_candidate
 from ravenxterm_lab.plots.theme import AXIS, COLOURS, OTHERS, Figure, layout, log_axis, safe
 from ravenxterm_lab.plots.view import Rows, View, empty_view
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["frontier"]
 
-_SMALLEST, _LARGEST = 9, 34
 #: More names than this would lie on top of each other.
 _MOST_NAMES = 12
 
@@ -113,25 +113,29 @@ def _draw(rows: list[dict[str, Any]], title: str, unit: str, origin: str) -> Fig
         ("beaten by another", [row for row in rows[1:] if not row["on_front"]], OTHERS, "square"),
     )
     named = len(rows) <= _MOST_NAMES
-    # Neighbours have their names on different sides.
-    for place, row in enumerate(sorted(rows, key=lambda row: row["speed"])):
-        row["text_at"] = ("top center", "bottom center")[place % 2]
+    placed = place_names(rows, *_ends(rows), largest) if named else {}
+    for row in rows:
+        row["text"], row["text_at"] = placed.get(row["rank"], (f"#{row['rank']}", "middle right"))
     for name, chosen, colour, symbol in kinds:
         if chosen:
-            marks = _marks(chosen, colour, symbol, largest, unit, named=named)
+            marks = _marks(chosen, colour, symbol, largest, unit)
             figure.add_scatter(name=f"{name} (n = {len(chosen)})", **marks)
+    by_rank = "; #: rank, as in the table" if len(placed) < len(rows) else ""
     subtitle = (
-        f"n = {format_number(len(rows), 'feasible candidate')}{origin}<br>area of a mark: memory, "
-        f"the largest {format_bytes(largest)}; hollow: quality not measured (prior)"
+        f"n = {format_number(len(rows), 'feasible candidate')}{origin}; area of a mark: memory, "
+        f"the largest {format_bytes(largest)}<br>hollow: quality not measured (prior){by_rank}"
     )
     figure.update_layout(
         **layout(title, subtitle),
         height=460,
         xaxis=log_axis(f"speed ({unit}/s)", *_ends(rows)),
         yaxis={
-            "title": {"text": "quality (0–1)"}, "range": [-0.03, 1.08], "automargin": True, **AXIS,
+            "title": {"text": "quality (0–1)"},
+            "range": list(QUALITIES),
+            "automargin": True,
+            **AXIS,
         },
-    )  # fmt: skip
+    )
     return figure
 
 
@@ -147,13 +151,7 @@ def _marks(
     symbol: str,
     largest: float,
     unit: str,
-    *,
-    named: bool,
 ) -> dict[str, Any]:
-    sizes = [
-        _SMALLEST + (_LARGEST - _SMALLEST) * math.sqrt((row["memory"] or 0) / largest)
-        for row in rows
-    ]
     hover = [
         safe(
             f"{row['model']} (rank {row['rank']}): {format_rate(row['speed'], unit)} "
@@ -176,14 +174,14 @@ def _marks(
             "array": [row["quality_high"] - row["quality"] for row in rows],
             "arrayminus": [row["quality"] - row["quality_low"] for row in rows],
         },
-        "mode": "markers+text" if named else "markers",
-        "text": [safe(row["model"]) for row in rows],
+        "mode": "markers+text",
+        "text": [safe(row["text"]) for row in rows],
         "textposition": [row["text_at"] for row in rows],
         "hovertext": hover,
         "hoverinfo": "text",
         "marker": {
             "color": colour,
-            "size": sizes,
+            "size": [size_of(row["memory"], largest) for row in rows],
             "symbol": [symbol if row["quality_n"] else f"{symbol}-open" for row in rows],
             "opacity": 0.85,
             "line": {"width": 2, "color": colour},

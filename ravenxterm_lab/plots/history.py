@@ -123,7 +123,7 @@ def history(
     RequirementError
         On an unknown metric, or a window that is none.
     """
-    chosen = metric_of(metric, task)
+    metric_of(metric)
     window = window_of(manager, days, start, end)
 
     def zoom(first: datetime, last: datetime) -> View:
@@ -133,6 +133,7 @@ def history(
         )  # fmt: skip
 
     extent = extent_of(manager, window, model, task)
+    chosen = metric_of(metric, extent.counts)
     daily = metric in HISTOGRAMS and extent.period >= _DAY
     sql = _query(chosen, metric, daily=daily)
     parameters = {

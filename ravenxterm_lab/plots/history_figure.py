@@ -68,7 +68,7 @@ def _part(frame: pl.DataFrame, what: str, name: str | None, *, whole: bool = Fal
 
 def height_for(series: int) -> int:
     """Return the height of a figure whose legend may have a line for each series (pixels)."""
-    return 440 + 20 * max(series - 4, 0)
+    return 370 + 22 * max(series, 3)
 
 
 def _count(frame: pl.DataFrame, name: str | None) -> int:
@@ -96,7 +96,10 @@ def draw(
     figure = Figure()
     names = series_of(frame)
     for index, name in enumerate(names):
-        _add_points(figure, frame, metric, index, name, thinned=thinned)
+        opacity = 1.0 if not thinned else 0.45 if len(names) <= _MOST_TAILS else 0.25
+        _add_points(figure, frame, metric, index, name, thinned=thinned, opacity=opacity)
+    # No envelope of another series may cover a line.
+    for index, name in enumerate(names):
         _add_line(figure, frame, metric, index, name, "p50", in_legend=thinned)
         if len(names) <= _MOST_TAILS:
             _add_line(figure, frame, metric, index, name, "tail")
@@ -155,6 +158,7 @@ def _add_points(
     name: str | None,
     *,
     thinned: bool,
+    opacity: float,
 ) -> None:
     points = _part(frame, "run", name).drop_nulls("value")
     look = series_style(index, name)
@@ -166,7 +170,7 @@ def _add_points(
         drawn = {
             "mode": "lines",
             "line": {**look["line"], "dash": "solid", "width": 1},
-            "opacity": 0.45,
+            "opacity": opacity,
         }
     figure.add_scatter(
         meta=f"{label} points",

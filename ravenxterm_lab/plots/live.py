@@ -26,6 +26,18 @@ class LiveFigure(go.FigureWidget):  # type: ignore[misc]  # plotly ships no anno
         #: One sentence that says what it shows.
         self.__dict__["summary"] = summary
 
+    def _send_update_msg(
+        self, restyle_data: Any, relayout_data: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        # With other data, plotly.js forgets the types that its axes were given, and guesses:
+        # times, which are sent as numbers, would become numbers.
+        types = {
+            f"{name}.type": axis["type"]
+            for name, axis in self._layout.items()
+            if "axis" in name and "type" in axis
+        }
+        super()._send_update_msg(restyle_data, {**types, **relayout_data}, *args, **kwargs)
+
     def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         bundle: Any = super()._repr_mimebundle_(*args, **kwargs)
         data = dict(bundle[0] if isinstance(bundle, tuple) else bundle)

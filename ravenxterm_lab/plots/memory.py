@@ -20,9 +20,9 @@ _PLAIN = {
     "headroom": "rgba(128,128,128,0.15)",
     "free": "rgba(128,128,128,0.15)",
     "taken": OTHERS,
-    "models": COLOURS[0],
+    "models": OTHERS,
 }
-_PATTERNS = {"mapped": "/", "taken": "x"}
+_PATTERNS = {"mapped": "/", "taken": "x", "headroom": "."}
 _POOL, _MACHINE = "pool", "machine"
 
 
@@ -108,7 +108,12 @@ def _draw(rows: list[dict[str, Any]], budget: int, loaded: int) -> Figure:
             width=0.7,
             marker={
                 "color": colour,
-                "pattern": {"shape": _PATTERNS.get(kind, ""), "fillmode": "overlay", "size": 6},
+                "pattern": {
+                    "shape": _PATTERNS.get(kind, ""),
+                    "fillmode": "overlay",
+                    "size": 6,
+                    "fgcolor": OTHERS if kind == "headroom" else None,
+                },
                 "line": {"color": OTHERS, "width": 1},
             },
             hovertemplate=(
@@ -117,13 +122,16 @@ def _draw(rows: list[dict[str, Any]], budget: int, loaded: int) -> Figure:
             ),
         )
         shown.add(label)
-    figure.add_scatter(
-        x=[budget / _GIB] * 2,
-        y=[_POOL, _MACHINE],
-        mode="lines",
+    figure.add_shape(
+        type="line",
+        x0=budget / _GIB,
+        x1=budget / _GIB,
+        y0=0,
+        y1=1,
+        yref="paper",
         line={"color": COLOURS[2], "dash": "dash", "width": 2},
         name=f"budget ({format_bytes(budget)})",
-        hoverinfo="name",
+        showlegend=True,
     )
     subtitle = (
         f"n = {format_number(loaded, 'loaded model')}, measured now; hatched: mapped from files"

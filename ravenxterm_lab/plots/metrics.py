@@ -63,12 +63,17 @@ class Metric:
         return f"p{self.tail * 100:g}"
 
 
+def _rate_of_either(per_second: float | None) -> str:
+    """Format a rate of what may be tokens or items: the title says which two it may be."""
+    return format_rate(per_second, "").replace(" /s", "/s")
+
+
 #: By name.
 METRICS = {
     "latency": Metric("latency", "latency", "s", 1.0, 0.95, format_seconds),
     "throughput": Metric(
         "throughput", "throughput", "tokens/s or items/s", 1.0, 0.05,
-        partial(format_rate, unit="tok or items"),
+        _rate_of_either,
     ),
     "time_to_first_token": Metric(
         "time_to_first_token", "time to first token", "s", 1.0, 0.95, format_seconds
@@ -77,15 +82,15 @@ METRICS = {
 }  # fmt: skip
 
 
-def metric_of(name: str, task: str | None = None) -> Metric:
+def metric_of(name: str, counts: str | None = None) -> Metric:
     """Return a metric by its name.
 
     Parameters
     ----------
     name : str
         One of `METRICS`.
-    task : str, optional
-        Tells what a throughput counts: tokens of a text generation, items of anything else.
+    counts : str, optional
+        What a throughput counts, ``"tok"`` or ``"items"``; either, if it is not given.
 
     Raises
     ------
@@ -94,8 +99,7 @@ def metric_of(name: str, task: str | None = None) -> Metric:
     """
     if name not in METRICS:
         raise RequirementError(f"Unknown metric {name!r}.{did_you_mean(name, METRICS)}")
-    if name != "throughput" or task is None:
+    if name != "throughput" or counts is None:
         return METRICS[name]
-    unit = "tok" if task == "text_generation" else "items"
-    axis = "tokens/s" if unit == "tok" else "items/s"
-    return replace(METRICS[name], unit=axis, show=partial(format_rate, unit=unit))
+    axis = "tokens/s" if counts == "tok" else "items/s"
+    return replace(METRICS[name], unit=axis, show=partial(format_rate, unit=counts))

@@ -166,8 +166,12 @@ def _summarise(frame: pl.DataFrame, name: str, window: Window) -> str:
         within = f"{coverage:.0%} came within their interval"
     return (
         f"Half of {format_number(int(total['runs'][0]), 'prediction')} of {name} {window.when} "
-        f"were off by less than {error:.0%} (median {bias:+.0%}); {within}."
+        f"were off by less than {error:.0%} (median {_signed(bias, 0)}); {within}."
     )
+
+
+def _signed(share: float, digits: int) -> str:
+    return f"{share:+.{digits}%}".replace("-", "\N{MINUS SIGN}")
 
 
 def _rows(frame: pl.DataFrame) -> Rows:
@@ -175,7 +179,7 @@ def _rows(frame: pl.DataFrame) -> Rows:
     tiers = frame.filter(frame["what"] == "tier").sort("runs")
     for row in tiers.iter_rows(named=True):
         coverage = NOT_MEASURED if row["coverage"] is None else f"{row['coverage']:.0%}"
-        told = [f"{row['runs']:,}", f"{row['median_error']:.1%}", f"{row['bias']:+.1%}", coverage]
+        told = [f"{row['runs']:,}", f"{row['median_error']:.1%}", _signed(row["bias"], 1), coverage]
         cells.append([_said(row["tier"]), *told])
     cells[-1][0] = "all"
     header = ["evidence", "predictions", "median error", "bias", "within the interval"]

@@ -84,7 +84,7 @@ def _draw(result: Replay, frame: pl.DataFrame, title: str) -> Figure:
     )
     models = _by_count(frame)
     figure.update_layout(
-        **layout(safe(title), safe(_subtitle(result))),
+        **layout(safe(title), _subtitle(result)),
         height=360 + 30 * len(models),
         xaxis=time_axis(anchor="y2"),
         yaxis={
@@ -119,7 +119,7 @@ def _subtitle(result: Replay) -> str:
     if result.gain is None:
         return text
     gain = result.gain
-    return f"{text}; mean gain {gain.value:+.3f} (95%: {gain.low:+.3f} to {gain.high:+.3f})"
+    return f"{text}<br>mean gain {gain.value:+.3f} (95%: {gain.low:+.3f} to {gain.high:+.3f})"
 
 
 def _hover(row: dict[str, object]) -> str:

@@ -109,6 +109,8 @@ class Extent:
         How many ran.
     recorded : bool
         Whether anything was ever recorded, in this window or not.
+    counts : str or None
+        What every throughput in it counts, ``"tok"`` or ``"items"``; None where it differs.
     parameters : mapping of str to object
         Of the queries here: window, choice, and names.
     """
@@ -117,6 +119,7 @@ class Extent:
     runs: int
     models: int
     recorded: bool
+    counts: str | None
     parameters: dict[str, Any]
 
     @property
@@ -143,7 +146,9 @@ class Extent:
 
 _EXTENT = f"""
 SELECT sum(runs)::BIGINT, count(DISTINCT model), min(hour), max(last_run),
-       (SELECT count(*) > 0 FROM execution_hours)
+       (SELECT count(*) > 0 FROM execution_hours),
+       avg((task IS NOT DISTINCT FROM 'text_generation' OR coalesce(tokens_out, 0) > 0)::INTEGER)
+           FILTER (throughput_count > 0)
 FROM execution_hours
 WHERE hour >= date_trunc('hour', $start) AND hour <= $end AND {_CHOSEN}
 """  # noqa: S608 - our own constants
@@ -162,10 +167,15 @@ def extent_of(manager: ModelManager, window: Window, model: str | None, task: st
         Restrict to one.
     """
     chosen = {**window.parameters, "model": model, "task": task}
-    runs, models, first, last, recorded = manager.sql(_EXTENT, chosen).fetchall()[0]
+    runs, models, first, last, recorded, texts = manager.sql(_EXTENT, chosen).fetchall()[0]
     named = SERIES if models <= SERIES else SERIES - 1
     return Extent(
-        clip(window, first, last), runs or 0, models, bool(recorded), {**chosen, "named": named}
+        clip(window, first, last),
+        runs or 0,
+        models,
+        bool(recorded),
+        {1.0: "tok", 0.0: "items"}.get(texts),
+        {**chosen, "named": named},
     )
 
 

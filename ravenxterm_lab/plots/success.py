@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from ravenxterm_lab.models import ModelManager
     from ravenxterm_lab.plots.window import Window
+    from ravenxterm_lab.quality import Interval
 
 __all__ = ["success"]
 
@@ -151,6 +152,8 @@ def _draw(frame: pl.DataFrame, window: Window) -> Figure:
             mode="lines+markers",
             line=look["line"],
             marker=look["marker"],
+            # A band between two moments shows nothing of one.
+            error_y=_whiskers(own) if len(own) == 1 else None,
             customdata=[
                 f"{good:,} of {runs:,}, {low:.0%} to {high:.0%}"
                 for good, runs, low, high in own["succeeded", "runs", "low", "high"].iter_rows()
@@ -173,6 +176,18 @@ def _draw(frame: pl.DataFrame, window: Window) -> Figure:
     return figure
 
 
+def _whiskers(own: pl.DataFrame) -> dict[str, Any]:
+    up, down = own["high"] - own["value"], own["value"] - own["low"]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": floats(up, 100),
+        "arrayminus": floats(down, 100),
+        "thickness": 1,
+        "width": 4,
+    }
+
+
 def _around(times: pl.Series) -> dict[str, Any]:
     """Return a range for a single moment, of which plotly would make a millisecond."""
     first, last = times.min(), times.max()
@@ -187,9 +202,19 @@ def _summarise(frame: pl.DataFrame, window: Window) -> str:
     share = wilson(good, runs, _LEVEL)
     said = "none was carried through"
     if share is not None:
-        said = f"{share.value:.1%} succeeded (95% interval {share.low:.1%} to {share.high:.1%})"
+        low, high = _interval(share)
+        said = f"{share.value:.1%} succeeded (95% interval {low} to {high})"
     by_you = f"; {stopped:,} more were stopped by you" if stopped else ""
     return f"Of {format_number(runs, 'execution')} {window.when} {said}{by_you}."
+
+
+def _interval(share: Interval) -> tuple[str, str]:
+    """Format both ends of an interval, as finely as it takes to tell them apart."""
+    for digits in (1, 2, 3):
+        low, high = f"{share.low:.{digits}%}", f"{share.high:.{digits}%}"
+        if low != high:
+            break
+    return low, high
 
 
 def _rows(frame: pl.DataFrame) -> Rows:
@@ -201,7 +226,7 @@ def _rows(frame: pl.DataFrame) -> Rows:
         runs, good = int(own["runs"].sum()), int(own["succeeded"].sum())
         share = wilson(good, runs, _LEVEL)
         said = "none tried" if share is None else f"{share.value:.1%}"
-        interval = "" if share is None else f"{share.low:.1%} to {share.high:.1%}"
+        interval = "" if share is None else " to ".join(_interval(share))
         stopped = f"{own['stopped'].sum():,}"
         cells.append([shown_name(name), f"{runs:,}", f"{runs - good:,}", said, interval, stopped])
     header = ["model", "runs", "failed", "success", "95% interval", "stopped by you"]

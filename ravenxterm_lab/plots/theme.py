@@ -40,11 +40,21 @@ CONFIG: dict[str, Any] = {
 }
 
 
+#: Of every axis: a title little larger than the ticks, and ticks apart from the bars.
+_PLAIN_AXIS = {"title": {"font": {"size": 14}}, "ticklabelstandoff": 4}
+
+
 class Figure(go.Figure):  # type: ignore[misc]  # plotly ships no annotations
     """A ``plotly.graph_objects.Figure`` that never offers to upload itself."""
 
     # plotly's own would show a bare figure without our configuration, "Share chart…" included.
     _ipython_display_ = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not args and not kwargs:
+            # plotly's default template would add 7 kB to every saved figure.
+            self.layout.template = {"layout": {"xaxis": _PLAIN_AXIS, "yaxis": _PLAIN_AXIS}}
 
     def _repr_mimebundle_(self, *_: Any, **__: Any) -> dict[str, Any]:
         # Not through plotly's renderers: their configuration belongs to the person's own figures.
@@ -128,7 +138,10 @@ def time_axis(**more: Any) -> dict[str, Any]:
     **more
         Further properties of the axis.
     """
-    return {"title": {"text": "time (UTC)"}, "type": "date", "automargin": True, **AXIS, **more}
+    # Ticks of times are long: few of them read better than slanted ones.
+    ticks = {"nticks": 5}
+    title = {"text": "time (UTC)"}
+    return {"title": title, "type": "date", "automargin": True, **ticks, **AXIS, **more}
 
 
 def log_axis(title: str, low: float, high: float) -> dict[str, Any]:
@@ -173,8 +186,6 @@ def layout(title: str, subtitle: str) -> dict[str, Any]:
         "colorway": list(COLOURS),
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#7b7b7b", "activecolor": COLOURS[0]},
         "hoverlabel": {"namelength": -1},
-        # plotly's default template would add 7 kB to every saved figure.
-        "template": "none",
     }
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ravenxterm_lab.plots.theme import AXIS, STYLE, Figure, layout
+from ravenxterm_lab.plots.theme import AXIS, STYLE, Figure, layout, safe
 from ravenxterm_lab.tables import printable
 
 if TYPE_CHECKING:
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     import polars as pl
 
 __all__ = ["Rows", "View", "empty_figure", "empty_view"]
+
+
+#: Letters that fit into the title of a figure on a page of 800 pixels.
+_LINE = 84
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +120,11 @@ def _escape(text: str) -> str:
 
 def empty_figure(title: str, reason: str) -> Figure:
     """Return a figure that says why there is nothing to draw, and what to run."""
+    # Nothing wraps inside a figure by itself, and a long line would be cut off.
+    lines = textwrap.wrap(reason, _LINE, break_on_hyphens=False)
     figure = Figure()
-    figure.update_layout(**layout(title, reason), height=120)
+    said = layout(title, "<br>".join(map(safe, lines)))
+    figure.update_layout(**said, height=90 + 18 * len(lines))
     figure.update_xaxes(visible=False, **AXIS)
     figure.update_yaxes(visible=False, **AXIS)
     return figure

@@ -37,6 +37,8 @@ _PERIODS = (
     28 * _DAY,
 )
 _MOST_PERIODS = 60
+#: Back to a time before everything that may be recorded (days), and in words.
+_ALL_DAYS, _ALWAYS = 36_500.0, "so far"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ class Window:
     @property
     def when(self) -> str:
         """The label within a sentence, such as ``"in the last 30 days"``."""
+        if self.label.startswith(_ALWAYS):
+            return self.label
         return f"in the {self.label}" if self.label.startswith("last") else f"from {self.label}"
 
     @property
@@ -106,7 +110,10 @@ def window_of(
         if not 0 < back <= 36_525:
             raise RequirementError(f"days is {days!r}; allowed is more than 0, up to 36525.")
         first = last - timedelta(days=back)
-        label = f"last {_length(back)}" if end is None else f"{_minute(first)} to {_minute(last)}"
+        if end is not None:
+            label = f"{_minute(first)} to {_minute(last)}"
+        else:
+            label = _ALWAYS if back >= _ALL_DAYS else f"last {_length(back)}"
     if first >= last:
         raise RequirementError(f"start ({_minute(first)}) must come before end ({_minute(last)}).")
     return Window(first, last, label + manager._bench.origin)
@@ -167,5 +174,6 @@ def _length(days: float) -> str:
 
 
 def _minute(moment: datetime) -> str:
-    exact = moment.second or moment.microsecond
-    return f"{moment:%Y-%m-%d %H:%M:%S}" if exact else f"{moment:%Y-%m-%d %H:%M}"
+    if moment.second or moment.microsecond:
+        return f"{moment:%Y-%m-%d %H:%M:%S}"
+    return f"{moment:%Y-%m-%d %H:%M}" if moment.hour or moment.minute else f"{moment:%Y-%m-%d}"

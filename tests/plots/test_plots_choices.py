@@ -13,7 +13,9 @@ from ravenxterm_lab.hardware import HardwareProfile
 from ravenxterm_lab.models import ModelManager, Workbench
 from ravenxterm_lab.plots import decisions, frontier, predictions, ranking
 from ravenxterm_lab.plots.frontier import _beats
+from ravenxterm_lab.plots.frontier_names import place_names
 from ravenxterm_lab.runtimes.fake import FakeRuntime
+from ravenxterm_lab.selection import Recommendations
 
 
 @pytest.fixture
@@ -137,6 +139,35 @@ def test_beating_needs_all_three() -> None:
     assert _beats({**large, "memory": 100}, small)
     assert not _beats({**large, "memory": None}, small)
     assert not _beats(small, small)
+
+
+def test_names_of_the_frontier_do_not_lie_on_each_other() -> None:
+    """Every name has a place of its own beside its mark, the better ranked first; or none."""
+    near = [
+        {"rank": rank, "model": f"model-{rank}-instruct", "speed": 30.0 + rank / 10,
+         "quality": 0.5, "memory": 2**28}
+        for rank in range(1, 9)
+    ]  # fmt: skip
+    placed = place_names(near, 10.0, 100.0, 2**28)
+    assert 1 in placed
+    assert len(placed) < len(near)
+    assert len({position for _, position in placed.values()}) == len(placed)
+    apart = [{**row, "quality": row["rank"] / 10} for row in near]
+    assert len(place_names(apart, 10.0, 100.0, 2**28)) == len(near)
+
+
+def test_a_mark_without_room_for_its_name_has_its_rank(ranked: ModelManager) -> None:
+    """Where names would lie on each other, the rank stands for one, and the title says so."""
+    found = ranked.get_model_recommendations("text_generation")
+    crowd = Recommendations(
+        [replace(found[0], rank=rank) for rank in range(1, 12)], found.rejected, found.task
+    )
+    figure = frontier(crowd).figure
+    told = [text for trace in figure.data for text in trace.text or ()]
+    assert len(told) == 11
+    assert {text for text in told if text.startswith("#")} <= {f"#{n}" for n in range(1, 12)}
+    assert any(text.startswith("#") for text in told)
+    assert "#: rank, as in the table" in figure.layout.title.subtitle.text
 
 
 def test_the_ranking_is_told_as_a_table(ranked: ModelManager) -> None:

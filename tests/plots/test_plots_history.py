@@ -8,6 +8,8 @@ import pytest
 from ravenxterm_lab.exceptions import RequirementError
 from ravenxterm_lab.models import ModelManager
 from ravenxterm_lab.plots import View, distributions, history, success
+from ravenxterm_lab.plots.success import _interval
+from ravenxterm_lab.quality import Interval
 from ravenxterm_lab.store.rollups import GAMMA
 
 YEAR = {"start": "2025-01-01", "end": "2026-01-01"}
@@ -193,10 +195,37 @@ def test_zooming_the_live_figure_asks_again(year: ModelManager) -> None:
 
 
 def test_a_throughput_is_of_tokens_or_of_items(busy: ModelManager) -> None:
-    """With a task the axis says what is counted; without one it says both."""
-    figures = {task: history(busy, task=task).figure for task in (None, "text_generation")}
-    titles = {task: figure.layout.title.text for task, figure in figures.items()}
-    assert titles[None] == "Throughput (tokens/s or items/s)"
-    assert titles["text_generation"] == "Throughput (tokens/s)"
-    assert figures[None].layout.yaxis.title.text == "tokens/s or items/s"
+    """The axis says what is counted, where that is the same for all; else it says both."""
+    assert history(busy).figure.layout.title.text == "Throughput (tokens/s)"
+    assert "tok/s" in history(busy).summary
+    busy.record_execution_metrics("m", {"throughput": 55.0}, task_type="embedding")
+    both = history(busy)
+    assert both.figure.layout.title.text == "Throughput (tokens/s or items/s)"
+    assert both.figure.layout.yaxis.title.text == "tokens/s or items/s"
+    assert "to 55/s by model" in both.summary
+    for task, title in (("text_generation", "tokens/s"), ("embedding", "items/s")):
+        figure = distributions(busy, metric="throughput", task=task).figure
+        assert figure.layout.xaxis.title.text == f"throughput ({title})"
     assert history(busy, metric="peak_memory").summary.count("memory") == 1
+
+
+def test_an_interval_is_told_finely_enough() -> None:
+    """The ends of a narrow interval are not rounded to one another."""
+    for ends in ((0.972_21, 0.972_47), (0.4, 0.9)):
+        low, high = _interval(Interval(0.5, *ends, 0.95, 1))
+        assert low != high
+    assert _interval(Interval(1.0, 1.0, 1.0, 0.95, 1)) == ("100.000%", "100.000%")
+
+
+def test_medians_lie_on_all_envelopes(year: ModelManager) -> None:
+    """Where executions are thinned, no envelope is drawn over the median of another model."""
+    drawn = [trace.meta for trace in history(year, points=800, **YEAR).figure.data]
+    envelopes = [place for place, meta in enumerate(drawn) if meta.endswith("points")]
+    medians = [place for place, meta in enumerate(drawn) if meta.endswith("p50")]
+    assert len(envelopes) == len(medians) == 8
+    assert max(envelopes) < min(medians)
+
+
+def test_whole_days_are_told_without_a_time(year: ModelManager) -> None:
+    """A window from midnight to midnight is told by its dates."""
+    assert "from 2025-01-01 to 2026-01-01," in history(year, **YEAR).summary

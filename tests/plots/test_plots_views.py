@@ -76,7 +76,7 @@ def test_empty_views_say_what_to_run(manager: ModelManager, name: str) -> None:
     """Without rows each view is a figure that says why, and names the next step."""
     view = OVER_TIME[name](manager)
     assert "manager." in view.summary
-    assert view.figure.layout.title.subtitle.text == view.summary
+    assert view.figure.layout.title.subtitle.text.replace("<br>", " ") == view.summary
     assert view.rows is None
     assert len(view.figure.data) == 0
     assert view.data().is_empty()

@@ -1,0 +1,95 @@
+"""Where the names of the marks of a frontier stand, so that none lies on another."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["QUALITIES", "place_names", "size_of"]
+
+#: What the axis of qualities shows.
+QUALITIES = (-0.03, 1.08)
+_SMALLEST, _LARGEST = 9, 34
+#: The plot on a page of 800 pixels; where there is more room, what fits there fits as well.
+_WIDTH, _HEIGHT = 520.0, 270.0
+#: Of a letter of 13 pixels on average, of a line, and between a mark and its name.
+_LETTER, _LINE, _GAP = 7.2, 17.0, 3.0
+#: Position: in which direction from the mark, to the right and upwards.
+_PLACES = {
+    "top center": (0, 1), "bottom center": (0, -1), "middle right": (1, 0), "middle left": (-1, 0),
+    "top right": (1, 1), "bottom right": (1, -1), "top left": (-1, 1), "bottom left": (-1, -1),
+}  # fmt: skip
+
+
+class _Box(NamedTuple):
+    left: float
+    right: float
+    low: float
+    high: float
+
+    def meets(self, other: _Box) -> bool:
+        wide = min(self.right, other.right) > max(self.left, other.left)
+        return wide and min(self.high, other.high) > max(self.low, other.low)
+
+
+def size_of(memory: int | None, largest: float) -> float:
+    """Return the diameter of a mark, whose area stands for the memory (pixels).
+
+    Parameters
+    ----------
+    memory : int or None
+        What a candidate takes (bytes).
+    largest : float
+        The most that one takes (bytes).
+    """
+    return _SMALLEST + (_LARGEST - _SMALLEST) * math.sqrt((memory or 0) / largest)
+
+
+def place_names(
+    rows: Sequence[dict[str, Any]], low: float, high: float, largest: float
+) -> dict[int, tuple[str, str]]:
+    """Return name and position by rank; a name that finds no place of its own is left out.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        With ``rank``, ``model``, ``speed``, ``quality`` and ``memory``; the first choose first.
+    low, high : float
+        The ends of the logarithmic axis of speeds.
+    largest : float
+        The most memory that one takes (bytes).
+    """
+    marks = [_mark(row, low, high, largest) for row in rows]
+    taken = list(marks)
+    found: dict[int, tuple[str, str]] = {}
+    for row, mark in zip(rows, marks, strict=True):
+        for position, (right, up) in _PLACES.items():
+            name = _beside(mark, len(row["model"]) * _LETTER, right, up)
+            inside = name.left >= 0 and name.right <= _WIDTH and name.low >= 0
+            if inside and not any(name.meets(other) for other in taken):
+                taken.append(name)
+                found[row["rank"]] = (row["model"], position)
+                break
+    return found
+
+
+def _mark(row: dict[str, Any], low: float, high: float, largest: float) -> _Box:
+    bottom, top = QUALITIES
+    x = _WIDTH * math.log(max(row["speed"], low) / low) / math.log(high / low)
+    y = _HEIGHT * (row["quality"] - bottom) / (top - bottom)
+    radius = size_of(row["memory"], largest) / 2
+    return _Box(x - radius, x + radius, y - radius, y + radius)
+
+
+def _beside(mark: _Box, width: float, right: int, up: int) -> _Box:
+    x, y = (mark.left + mark.right) / 2, (mark.low + mark.high) / 2
+    left = x - width / 2
+    if right:
+        left = mark.right + _GAP if right > 0 else mark.left - _GAP - width
+    low = y - _LINE / 2
+    if up:
+        low = mark.high + _GAP if up > 0 else mark.low - _GAP - _LINE
+    return _Box(left, left + width, low, low + _LINE)
