@@ -20,6 +20,7 @@ _EXTRA_OF = {
     "nbclient": "lab",
     "nbconvert": "lab",
     "nbformat": "lab",
+    "voila": "voila",
 }
 
 

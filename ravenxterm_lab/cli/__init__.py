@@ -1,6 +1,6 @@
 """The ``raven-lab`` command.
 
-scan, models, select, run, bench, estimate, sql, store, status, demo, lab, notebook.
+scan, models, select, run, bench, estimate, sql, store, status, demo, lab, app, notebook.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab import __version__
-from ravenxterm_lab.cli import bench, commands, space, upkeep
+from ravenxterm_lab.cli import app, bench, commands, space, upkeep
 from ravenxterm_lab.exceptions import RavenXTermError
 
 if TYPE_CHECKING:
@@ -109,6 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--fetch-only", action="store_true", help="only bring the models")
     lab = add("lab", commands.lab, "Open JupyterLab on the notebooks.", models=False)
     lab.add_argument("extra", nargs="*", help="passed on to JupyterLab, after --")
+    app.add_arguments(
+        add("app", app.app, "Serve the dashboard as a page of its own.", models=False)
+    )
     notebook = add(
         "notebook", commands.notebook, "Execute a notebook and write its HTML.", models=False
     )
