@@ -9,6 +9,7 @@ hour's decay: 0.11 %.
 from __future__ import annotations
 
 import json
+import math
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -47,8 +48,39 @@ SELECT hour, sum(runs)::BIGINT FROM execution_hours WHERE hour >= CAST($since AS
 GROUP BY hour ORDER BY hour DESC LIMIT $most
 """
 
+# What half of goes every two days is less than 1e-18 of itself by then.
+_FADED_DAYS = math.ceil(60 * OUTCOME_HALF_LIFE_DAYS)
+
+# All hours are added up once, without a look at when something changed. Of what did, these sums
+# are dropped, and the hours since are added up: of `execution_hours` itself, since DuckDB would
+# write out all of `hours` rather than read it twice.
 _WHOLE_SQL = f"""
-WITH found AS (
+WITH hours AS NOT MATERIALIZED (
+    SELECT
+        coalesce(fingerprint, model) AS model_key,
+        coalesce(hardware, $hardware) = $hardware AS here,
+        greatest(date_diff('second', hour, CAST($now AS TIMESTAMP)) - 1800, -1800) AS age,
+        exp(age * (-ln(2) / ($half_life * 86400))) AS weight,
+        CASE WHEN hour >= CAST($now AS TIMESTAMP) - INTERVAL {_FADED_DAYS} DAY
+            THEN exp(age * (-ln(2) / ({OUTCOME_HALF_LIFE_DAYS} * 86400))) ELSE 0 END AS recent,
+        *
+    FROM execution_hours
+    WHERE task IS NOT NULL
+), totals AS MATERIALIZED (
+    SELECT
+        model_key, task, runtime, device, settings, here,
+        sum(runs - interrupted) AS runs, sum(succeeded) AS succeeded,
+        sum(recent * (runs - interrupted)) AS recent_runs,
+        sum(recent * succeeded) AS recent_succeeded,
+        sum(ln_work_count) AS work_n, sum(ln_work_sum) AS work,
+        sum(ln_throughput_count) AS speed_n, sum(ln_throughput_sum) AS speed,
+        sum(weight * ln_throughput_count) AS weighted_n,
+        sum(weight * ln_throughput_sum) AS weighted,
+        sum(time_to_first_token_count) AS first_n, sum(time_to_first_token_sum) AS first,
+        sum(quality_count) AS quality_n, sum(quality_sum) AS quality
+    FROM hours
+    GROUP BY model_key, task, runtime, device, settings, here
+), found AS (
     SELECT
         metric, coalesce(fingerprint, model) AS model_key, task, runtime, device, settings,
         max(struct_pack(
@@ -64,7 +96,7 @@ WITH found AS (
         settings,
         trim(regexp_replace(settings, '{NO_MATTER}', '', 'g')) AS engine,
         nullif(regexp_extract(settings, '{KV}', 1), '') AS kv
-    FROM (SELECT DISTINCT settings FROM execution_hours)
+    FROM (SELECT DISTINCT settings FROM totals)
 ), bounds AS MATERIALIZED (
     SELECT
         f.metric, f.model_key, f.task, f.runtime, f.device, k.settings,
@@ -73,45 +105,45 @@ WITH found AS (
         ON f.settings IS NOT DISTINCT FROM CASE f.metric WHEN 'speed' THEN k.engine ELSE k.kv END
 ), judged AS MATERIALIZED (
     FROM judgements WHERE task IS NOT NULL
-), hours AS NOT MATERIALIZED (
-    SELECT
-        coalesce(fingerprint, model) AS model_key,
-        coalesce(hardware, $hardware) = $hardware AS here,
-        greatest(date_diff('second', hour, CAST($now AS TIMESTAMP)) - 1800, -1800) AS age,
-        exp(age * (-ln(2) / ($half_life * 86400))) AS weight,
-        exp(age * (-ln(2) / ({OUTCOME_HALF_LIFE_DAYS} * 86400))) AS recent,
-        *
-    FROM execution_hours
-    WHERE task IS NOT NULL
 ), parts AS (
-    SELECT
-        model_key, task, runtime, device, settings, here, weight, recent,
-        runs - interrupted AS runs, succeeded, ln_work_count, ln_work_sum,
-        ln_throughput_count AS speed_n, ln_throughput_sum AS speed,
-        time_to_first_token_count AS first_n, time_to_first_token_sum AS first,
-        quality_count AS quality_n, quality_sum AS quality
-    FROM hours
-    WHERE {{never}}
+    SELECT t.* REPLACE (
+        CASE WHEN s.since IS NULL THEN t.speed_n END AS speed_n,
+        CASE WHEN s.since IS NULL THEN t.speed END AS speed,
+        CASE WHEN s.since IS NULL THEN t.weighted_n END AS weighted_n,
+        CASE WHEN s.since IS NULL THEN t.weighted END AS weighted,
+        CASE WHEN s.since IS NULL THEN t.first_n END AS first_n,
+        CASE WHEN s.since IS NULL THEN t.first END AS first,
+        CASE WHEN q.since IS NULL THEN t.quality_n END AS quality_n,
+        CASE WHEN q.since IS NULL THEN t.quality END AS quality
+    )
+    FROM totals t
+    LEFT JOIN bounds s ON s.metric = 'speed' AND t.here
+        AND s.model_key = t.model_key AND s.task = t.task
+        AND s.runtime IS NOT DISTINCT FROM t.runtime AND s.device IS NOT DISTINCT FROM t.device
+        AND s.settings IS NOT DISTINCT FROM t.settings
+    LEFT JOIN bounds q ON q.metric = 'quality'
+        AND q.model_key = t.model_key AND q.task = t.task
+        AND q.settings IS NOT DISTINCT FROM t.settings
     UNION ALL BY NAME
     SELECT
-        h.model_key, h.task, h.runtime, h.device, h.settings, h.here, h.weight, h.recent,
-        h.runs - h.interrupted AS runs, h.succeeded, h.ln_work_count, h.ln_work_sum,
-        CASE WHEN s.since IS NULL OR h.hour > s.since THEN h.ln_throughput_count END AS speed_n,
-        CASE WHEN s.since IS NULL OR h.hour > s.since THEN h.ln_throughput_sum END AS speed,
-        CASE WHEN s.since IS NULL OR h.hour > s.since
-            THEN h.time_to_first_token_count END AS first_n,
-        CASE WHEN s.since IS NULL OR h.hour > s.since THEN h.time_to_first_token_sum END AS first,
-        CASE WHEN q.since IS NULL OR h.hour > q.since THEN h.quality_count END AS quality_n,
-        CASE WHEN q.since IS NULL OR h.hour > q.since THEN h.quality_sum END AS quality
-    FROM hours h
-    LEFT JOIN bounds s ON s.metric = 'speed' AND h.here
-        AND s.model_key = h.model_key AND s.task = h.task
-        AND s.runtime IS NOT DISTINCT FROM h.runtime AND s.device IS NOT DISTINCT FROM h.device
-        AND s.settings IS NOT DISTINCT FROM h.settings
-    LEFT JOIN bounds q ON q.metric = 'quality'
-        AND q.model_key = h.model_key AND q.task = h.task
-        AND q.settings IS NOT DISTINCT FROM h.settings
-    WHERE NOT {{never}}
+        b.model_key, b.task, h.runtime, h.device, h.settings,
+        coalesce(h.hardware, $hardware) = $hardware AS here,
+        pow(2, -greatest(date_diff('second', h.hour, CAST($now AS TIMESTAMP)) - 1800, -1800)
+            / ($half_life * 86400.0)) AS weight,
+        CASE b.metric WHEN 'speed' THEN h.ln_throughput_count END AS speed_n,
+        CASE b.metric WHEN 'speed' THEN h.ln_throughput_sum END AS speed,
+        weight * speed_n AS weighted_n, weight * speed AS weighted,
+        CASE b.metric WHEN 'speed' THEN h.time_to_first_token_count END AS first_n,
+        CASE b.metric WHEN 'speed' THEN h.time_to_first_token_sum END AS first,
+        CASE b.metric WHEN 'quality' THEN h.quality_count END AS quality_n,
+        CASE b.metric WHEN 'quality' THEN h.quality_sum END AS quality
+    FROM execution_hours h JOIN bounds b
+        ON b.model_key = coalesce(h.fingerprint, h.model) AND b.task = h.task
+        AND b.settings IS NOT DISTINCT FROM h.settings AND h.hour > b.since
+        AND (b.metric = 'quality' OR coalesce(h.hardware, $hardware) = $hardware
+            AND b.runtime IS NOT DISTINCT FROM h.runtime
+            AND b.device IS NOT DISTINCT FROM h.device)
+    WHERE h.hour > {{earliest}}
     UNION ALL BY NAME
     SELECT
         b.model_key, b.task, e.runtime, e.device, e.settings,
@@ -122,6 +154,7 @@ WITH found AS (
         CASE WHEN b.metric = 'speed' AND e.success AND e.throughput > 0 THEN 1 END AS speed_n,
         CASE WHEN b.metric = 'speed' AND e.success AND e.throughput > 0
             THEN ln(e.throughput) END AS speed,
+        weight * speed_n AS weighted_n, weight * speed AS weighted,
         CASE WHEN b.metric = 'speed' AND e.success
             THEN (e.time_to_first_token IS NOT NULL)::INTEGER END AS first_n,
         CASE WHEN b.metric = 'speed' AND e.success THEN e.time_to_first_token END AS first,
@@ -151,13 +184,12 @@ WITH found AS (
         sum(runs)::BIGINT AS everywhere,
         sum(runs) FILTER (here)::BIGINT AS runs,
         sum(succeeded) FILTER (here)::BIGINT AS succeeded,
-        sum(recent * runs) FILTER (here) AS recent_runs,
-        sum(recent * succeeded) FILTER (here) AS recent_succeeded,
+        sum(recent_runs) FILTER (here) AS recent_runs,
+        sum(recent_succeeded) FILTER (here) AS recent_succeeded,
         sum(quality_n)::BIGINT AS quality_n, sum(quality) AS quality_sum,
         sum(speed_n) FILTER (here)::BIGINT AS speed_n, sum(speed) FILTER (here) AS speed_sum,
-        sum(weight * speed_n) FILTER (here) AS weighted_n,
-        sum(weight * speed) FILTER (here) AS weighted_sum,
-        sum(ln_work_count)::BIGINT AS work_n, sum(ln_work_sum) AS work_sum,
+        sum(weighted_n) FILTER (here) AS weighted_n, sum(weighted) FILTER (here) AS weighted_sum,
+        sum(work_n)::BIGINT AS work_n, sum(work) AS work_sum,
         sum(first_n) FILTER (here)::BIGINT AS first_n, sum(first) FILTER (here) AS first_sum
     FROM parts
     GROUP BY model_key, task, runtime, device, settings
@@ -195,9 +227,11 @@ def read_whole(reader: Reader, *, hardware: str, now: datetime, half_life_days: 
         If the store cannot be read.
     """
     changes = [_noticed(*row) for row in reader.rows(_CHANGES_SQL, {"hardware": hardware})]
-    # Where nothing ever changed, no hour needs a look at when.
+    since = _since(changes)
     sql = _WHOLE_SQL.format(
-        never="false" if changes else "true", hours=_hours_of(changes), latest=_latest(reader)
+        earliest=f"TIMESTAMP '{min(since, default='infinity')}'",
+        hours=_hours_of(since),
+        latest=_latest(reader, now),
     )
     found = reader.rows(
         f"SELECT {_ALL} FROM ({sql})",  # noqa: S608 - our own names
@@ -217,23 +251,26 @@ def read_whole(reader: Reader, *, hardware: str, now: datetime, half_life_days: 
     )
 
 
-def _hours_of(changes: list[Noticed]) -> str:
-    """Return the condition for the hours of the latest changes, by which row groups are passed."""
-    latest = {one[:6]: one.first.at.replace(minute=0, second=0, microsecond=0) for one in changes}
+def _since(changes: list[Noticed]) -> set[datetime]:
+    """Return when the latest change of each speed and quality began."""
+    return set({one[:6]: one.first.at for one in changes}.values())
+
+
+def _hours_of(since: set[datetime]) -> str:
+    """Return the condition for the hours of changes, by which row groups are passed."""
+    hours = {at.replace(minute=0, second=0, microsecond=0) for at in since}
     ranges = [
         f"e.ts >= TIMESTAMP '{hour}' AND e.ts < TIMESTAMP '{hour + timedelta(hours=1)}'"
-        for hour in sorted(set(latest.values()))
+        for hour in sorted(hours)
     ]
     return " OR ".join(ranges) or "false"
 
 
-def _latest(reader: Reader) -> str:
+def _latest(reader: Reader, now: datetime) -> str:
     """Return from when on the latest executions were recorded: to sort all takes long."""
-    [(newest,)] = reader.rows("SELECT max(hour) FROM execution_hours", {})
-    if newest is None:
-        return "TIMESTAMP '-infinity'"
-    # A week is mostly enough, and is found without a look at the rest of the year.
-    for since in (str(newest - timedelta(days=7)), "-infinity"):
+    # A week is mostly enough, and is found without a look at the rest of the history.
+    for days in (7, 365, None):
+        since = "-infinity" if days is None else str(now - timedelta(days=days))
         found = 0
         for hour, runs in reader.rows(_HOURS_SQL, {"since": since, "most": MOST_RUNS}):
             found += runs

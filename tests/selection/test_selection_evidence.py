@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from ravenxterm_lab.selection import Engine, Evidence
+from ravenxterm_lab.selection.reading import read_whole
 from ravenxterm_lab.store import Store
 from ravenxterm_lab.store.schema import INTERRUPTED
 
@@ -202,6 +204,26 @@ def test_the_hourly_sums_say_what_the_runs_say(store: Store, clock: Clock, seed:
                 assert found is None
             else:
                 assert found == pytest.approx(expected, **tolerance), (place, name)
+
+
+@pytest.mark.parametrize("days", [0, 6, 8, 300, 400])
+def test_the_latest_runs_are_read_one_by_one_however_old(
+    store: Store, clock: Clock, days: int
+) -> None:
+    """A change shows in runs of any age, a few newer ones or none behind them."""
+    marks = []
+    for minutes in range(30):
+        clock.now = NOW - days * DAY + (minutes - 40) * 60 * 10**9
+        marks.append(store.record_execution(model="m", task="t", metrics={"throughput": 9.0}))
+    for _ in range(3):
+        clock.now = NOW - 10**9
+        marks.append(store.record_execution(model="m", task="t", metrics={"throughput": 9.0}))
+    store.ingest_now()
+    with store.snapshot() as reader:
+        whole = read_whole(
+            reader, hardware="here", now=datetime.fromisoformat(NOW_TEXT), half_life_days=14.0
+        )
+    assert [run.mark.execution for run in whole.runs] == [str(mark) for mark in marks]
 
 
 def test_speed_belongs_to_the_engine_and_quality_to_the_cache(store: Store) -> None:
