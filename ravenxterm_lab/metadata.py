@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from ravenxterm_lab.units import format_bytes, format_count
+from ravenxterm_lab.tables import Card, Displayed, Table
+from ravenxterm_lab.units import format_bytes, format_count, format_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -178,7 +179,7 @@ class WeightLayout:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelMetadata:
+class ModelMetadata(Displayed):
     """One model on this machine. Sizes are in bytes, lengths in tokens.
 
     Attributes
@@ -284,6 +285,36 @@ class ModelMetadata:
             parts.append(f"{format_count(self.parameter_count)} parameters")
         parts.append(format_bytes(self.size_bytes))
         return f"{self.name}: {', '.join(part for part in parts if part)}"
+
+    def _card(self) -> Card:
+        parameters = format_count(self.parameter_count) if self.parameter_count else ""
+        if parameters and self.active_parameter_count not in (None, self.parameter_count):
+            parameters += f", {format_count(self.active_parameter_count or 0)} of them for a token"
+        size = format_bytes(self.size_bytes)
+        if len(self.shards) > 1:
+            size += f" in {format_number(len(self.shards), 'file')}"
+        context = f"{self.context_length:,} tokens" if self.context_length else ""
+        facts = {
+            "format": self.model_type.value,
+            "architecture": self.architecture,
+            "quantization": self.quantization,
+            "parameters": parameters,
+            "context": context,
+            "tasks": ", ".join(task.replace("_", " ") for task in self.task_types),
+            "on disk": size,
+            "least memory": None if self.minimum_ram is None else format_bytes(self.minimum_ram),
+            "runs with": ", ".join(self.runtimes) or self.runtime_gap,
+            "license": self.license,
+            "found in": self.source,
+            "path": str(self.path),
+        }
+        rows = [[name, value or "not told"] for name, value in facts.items()]
+        rows += [["copy", str(path)] for path in self.duplicates]
+        tables = [Table(["fact", "of its files"], rows)]
+        for name, said in (("problems", self.problems), ("notes", self.notes)):
+            if said:
+                tables.append(Table([name], [[text] for text in said]))
+        return Card(self.name, tables=tables)
 
 
 def total_bytes(models: Iterable[ModelMetadata]) -> int:

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ravenxterm_lab.exceptions import PreferenceError, did_you_mean
 from ravenxterm_lab.metadata import HardwareType
+from ravenxterm_lab.tables import Card, Displayed, Table
+from ravenxterm_lab.units import format_bytes
 
 __all__ = ["AccuracyPreference", "PerformancePreference", "UserPreferences"]
 
@@ -35,10 +37,12 @@ class AccuracyPreference(StrEnum):
     HIGH = "high"
 
 
+_UNITS = {"keep_alive_seconds": "s", "history_window_days": "days"}
+
 Weight = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 
 
-class UserPreferences(BaseModel):
+class UserPreferences(Displayed, BaseModel):
     """What a person wants from their machine.
 
     Every field is validated when it is set, also by assignment; nothing is clamped.
@@ -166,6 +170,13 @@ class UserPreferences(BaseModel):
         mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
         return {key: (mine[key], theirs[key]) for key in mine if mine[key] != theirs[key]}
 
+    def _card(self) -> Card:
+        default = type(self).get_defaults()
+        rows = [[name, _told(self, name), _told(default, name)] for name in type(self).model_fields]
+        changed = len(self.diff(default))
+        note = f"{changed} of {len(rows)} differ from the defaults" if changed else "all defaults"
+        return Card("Preferences", note, [Table(["preference", "value", "default"], rows)])
+
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read preferences from a TOML file.
@@ -232,3 +243,19 @@ def _explain(error: ValidationError) -> PreferenceError:
         else:
             lines.append(f"{path}={item['input']!r}: {item['msg'].removeprefix('Value error, ')}")
     return PreferenceError("; ".join(lines))
+
+
+def _told(preferences: UserPreferences, name: str) -> str:
+    """Return a field as one would say it, with its unit."""
+    value = getattr(preferences, name)
+    if name == "max_memory_usage":
+        return f"{value:.0%} of the memory"
+    if name == "auto_cleanup_threshold_bytes":
+        return format_bytes(value)
+    if name in _UNITS:
+        return f"{value:g} {_UNITS[name]}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{model} = {weight:g}" for model, weight in value.items()) or "none"
+    return ", ".join(value) if isinstance(value, list) else str(value)

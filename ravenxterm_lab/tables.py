@@ -27,7 +27,8 @@ _CARD_STYLE = (
 _CELL_STYLE = "text-align:left;vertical-align:top;padding:2px 12px 2px 0"
 _HEAD_STYLE = f"{_CELL_STYLE};font-weight:600;border-bottom:1px solid {_LINE}"
 _MAX_TEXT_COLUMN = 60
-_SHORT_CELL = 28
+#: Letters of a cell that is never broken, and the least width of one that is.
+_SHORT_CELL, _LONG_CELL = 14, 28
 
 
 def printable(value: object, keep: str = "") -> str:
@@ -43,7 +44,11 @@ def printable(value: object, keep: str = "") -> str:
 
 def _cell(text: str, *, numeric: bool, head: bool = False) -> str:
     # A number must not be parted from its unit by a line break.
-    extra = ";white-space:nowrap" if len(text) <= _SHORT_CELL else ";overflow-wrap:anywhere"
+    extra = ";white-space:nowrap"
+    if len(text) > _SHORT_CELL and not numeric:
+        # On a narrow page a long text would give way to all others, down to a letter a line.
+        least = 9 if len(text) <= _LONG_CELL else 13
+        extra = f";overflow-wrap:anywhere;min-width:{least}em"
     if numeric:
         extra += ";text-align:right"
     if head:

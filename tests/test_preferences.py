@@ -184,3 +184,15 @@ def test_a_failed_save_leaves_everything_as_it_was(tmp_path: Path) -> None:
         UserPreferences().save(directory)
     assert blocked.read_text() == "kept"
     assert sorted(item.name for item in tmp_path.iterdir()) == ["file", "preferences.toml"]
+
+
+def test_the_card_tells_what_differs_from_the_defaults() -> None:
+    """Every field stands on the card with its unit, beside its default."""
+    text = str(UserPreferences(performance_mode="speed", model_weights={"a": 1.5}))
+    assert "2 of 9 differ from the defaults" in text
+    lines = {line.split()[0]: line.split()[1:] for line in text.splitlines()[3:]}
+    assert list(lines) == list(UserPreferences.model_fields)
+    assert lines["performance_mode"] == ["speed", "balanced"]
+    assert lines["keep_alive_seconds"] == ["300", "s", "300", "s"]
+    assert lines["model_weights"] == ["a", "=", "1.5", "none"]
+    assert "all defaults" in UserPreferences()._repr_mimebundle_()["text/html"]

@@ -62,3 +62,14 @@ def test_html_shows_the_text_and_follows_the_theme() -> None:
     assert "&lt;b&gt;" in page
     assert "one\ntwo" in page
     assert "var(--jp-content-font-color1" in page
+
+
+def test_a_long_text_does_not_give_way_to_a_letter_a_line() -> None:
+    """A short cell and a number stay whole; a long text wraps, and keeps some width."""
+    row = ["216.7 MiB", "1,234,567,890 executions", "a text that is much longer than the others"]
+    cells = Table(["a", "b", "c"], [row], [False, True, False]).html().split("<tbody>")[1]
+    short, number, long = cells.split("<td")[1:]
+    assert "nowrap" in short
+    assert "nowrap" in number
+    assert "nowrap" not in long
+    assert "min-width:13em" in long

@@ -170,7 +170,8 @@ def _length(days: float) -> str:
     hours = days * 24
     if hours >= 1:
         return "hour" if math.isclose(hours, 1) else f"{hours:g} hours"
-    return format_number(max(round(hours * 60), 1), "minute")
+    minutes = max(round(hours * 60), 1)
+    return "minute" if minutes == 1 else format_number(minutes, "minute")
 
 
 def _minute(moment: datetime) -> str:

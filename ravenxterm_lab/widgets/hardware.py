@@ -36,6 +36,17 @@ _WINDOWS = (
 )
 #: What goes on longer would move by less than a pixel a second.
 _LIVE_HOURS = 1.0
+# A figure widget is 700 pixels wide until the window changes its size.
+_FIT = """
+const panel = this.closest('.raven-lab');
+const fit = () => panel.querySelectorAll('.js-plotly-plot').forEach(plot => {
+  if (plot.ravenFitted || !plot.querySelector('.main-svg')) return;
+  plot.ravenFitted = true;
+  // It draws once more after it has come onto the page, at a time that nothing tells.
+  for (const wait of [100, 1000]) setTimeout(() => window.dispatchEvent(new Event('resize')), wait);
+});
+if (panel) new MutationObserver(fit).observe(panel, {childList: true, subtree: true});
+"""
 #: Runs of other processes are looked for this often (s): a look costs tens of milliseconds.
 _LOOK = 60.0
 
@@ -90,6 +101,7 @@ class HardwareMonitor(FigurePanel):
             manager, self._view, [self.kind, self.window, self.live], between=[self._now]
         )
         self.children = (*self.children, self._profile)
+        self._hook.value = f'<style onload="{_FIT}"></style>'
         self.kind.observe(self._changed, "value")
         self.window.observe(self._changed, "value")
         self.live.observe(self._toggled, "value")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING
 
-from ravenxterm_lab.plots.theme import COLOURS, FOLLOW_THEME
+from ravenxterm_lab.plots.theme import COLOURS, FOLLOW_THEME, OTHERS
 from ravenxterm_lab.tables import printable
 
 if TYPE_CHECKING:
@@ -24,13 +24,22 @@ _OWN_KEYS = (
     "event => event.target.setAttribute('data-lm-suppress-shortcuts', 'true'))"
 )
 
+# The arrow of ipywidgets' drop-downs is black, and is not seen on dark.
+_ARROW = (
+    "url(\"data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 18 18'%3E"
+    f"%3Cpath d='M5 7l4 4 4-4' fill='none' stroke='%23{OTHERS[1:]}' stroke-width='2'/%3E"
+    '%3C/svg%3E")'
+)
+
 STYLE = (
     f'<style onload="{_OWN_KEYS}">'
     """
+.raven-lab { --jp-widgets-dropdown-arrow: ARROW; }
 .raven-lab { color: var(--jp-ui-font-color1); font-family: var(--jp-ui-font-family);
   font-size: var(--jp-ui-font-size1, 13px); }
 .raven-lab .widget-html-content { line-height: 1.45; height: auto; align-self: stretch; }
-.raven-lab .widget-html { height: auto; }
+.raven-lab .widget-html { height: auto; max-width: 100%; }
+.raven-lab .widget-html-content { min-width: 0; }
 .raven-lab h3 { font-size: 1.15em; font-weight: 600; margin: 2px 0 6px 0; }
 .raven-lab .raven-dim { color: var(--jp-ui-font-color2); }
 .raven-lab .raven-status { min-height: 1.45em; }
@@ -43,9 +52,9 @@ STYLE = (
 .raven-lab table.raven th, .raven-lab table.raven td { text-align: left; vertical-align: top;
   padding: 3px 12px 3px 0; border-bottom: 1px solid var(--jp-border-color2); }
 .raven-lab table.raven th { font-weight: 600; }
-.raven-lab table.raven td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere;
+.raven-lab table.raven td { font-variant-numeric: tabular-nums; overflow-wrap: break-word;
   min-width: 1.2em; max-width: 30em; }
-.raven-lab table.raven strong { overflow-wrap: anywhere; }
+.raven-lab table.raven td:first-child, .raven-lab table.raven strong { overflow-wrap: anywhere; }
 .raven-lab .raven-bar { display: flex; height: 8px; width: 120px; margin: 4px 0;
   background: var(--jp-border-color2); }
 .raven-lab .raven-bar i { display: block; height: 100%; }
@@ -63,7 +72,7 @@ STYLE = (
   padding: 8px 10px; }
 """
     f"{FOLLOW_THEME}</style>"
-)
+).replace("ARROW", _ARROW)
 
 
 def escape(text: object, *, lines: bool = False) -> str:
