@@ -19,7 +19,7 @@ from ravenxterm_lab.config import paths
 from ravenxterm_lab.demo import missing
 
 # Qualities are measured: each question has a known answer, and the judgement is whether it came.
-_HISTORY = """
+HISTORY = """
 from ravenxterm_lab import ModelManager
 
 manager = ModelManager(seed=7)
@@ -45,8 +45,7 @@ for _ in range(3):
 _DASHBOARD = """
 from ravenxterm_lab.widgets import Dashboard
 
-dashboard = Dashboard(manager)
-dashboard
+Dashboard(manager)
 """
 _MOST_BYTES = 300_000
 
@@ -82,7 +81,7 @@ def _take(out: Path, models: Path, width: int, scratch: Path) -> list[Path]:
     taken = []
     with JupyterServer(scratch / "lab") as server, chromium(scratch) as browser:
         lab = LabPage(browser, server, width=width, height=1800)
-        lab.open(server.notebook("pictures", [_HISTORY, _DASHBOARD], models))
+        lab.open(server.notebook("pictures", [HISTORY, _DASHBOARD], models))
         page = lab.page
         page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
         lab.run_all(timeout=300)
