@@ -11,6 +11,8 @@ from ravenxterm_lab.tables import Card, Displayed, Table
 from ravenxterm_lab.units import NOT_MEASURED, format_number
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pandas as pd
     import polars as pl
     import pyarrow as pa
@@ -92,6 +94,7 @@ class Calibration(Displayed):
     latest_error: float | None
     latest_held: int
     _result: QueryResult
+    _next_step: str = ""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -124,8 +127,8 @@ class Calibration(Displayed):
         if not self.rows:
             return Card(
                 "Track record of the estimates",
-                "Nothing to judge yet: a prediction is stored with each load and run. Run a model "
-                "with manager.run(…), then look here again.",
+                f"No predictions with an outcome yet: {self._next_step}. Each load and each run is "
+                "compared with what was predicted of it.",
             )
         rows = [
             [
@@ -152,13 +155,17 @@ class Calibration(Displayed):
         return f"<Calibration: {self.summary}>"
 
 
-def read_calibration(store: Store) -> Calibration:
+def read_calibration(
+    store: Store, next_step: Callable[[], str] = lambda: "run a model"
+) -> Calibration:
     """Read how the predictions came out, from the view ``calibration``.
 
     Parameters
     ----------
     store : Store
         Where the predictions are.
+    next_step : callable
+        Returns what to do where there are none.
 
     Raises
     ------
@@ -179,6 +186,7 @@ def read_calibration(store: Store) -> Calibration:
         latest_error=_off_by([error for error, _ in latest]),
         latest_held=sum(bool(held) for _, held in latest),
         _result=result,
+        _next_step="" if rows else next_step(),
     )
 
 

@@ -185,6 +185,8 @@ class Estimates(Displayed):
         The machine.
     here : bool
         Whether it is this one.
+    hint : str
+        What to do where there is no model.
     """
 
     def __init__(
@@ -192,8 +194,10 @@ class Estimates(Displayed):
         rows: tuple[tuple[ModelMetadata, LoadOptions, MemoryForecast, SpeedEstimate], ...],
         hardware: HardwareProfile,
         here: bool,
+        hint: str = "",
     ) -> None:
         self._rows = rows
+        self._hint = hint
         self.hardware = hardware
         self.here = here
 
@@ -237,7 +241,7 @@ class Estimates(Displayed):
         where = "this machine" if self.here else _machine(self.hardware)
         title = f"Estimates for {where}"
         if not self._rows:
-            return Card(title, "No models yet. Scan a directory that holds some.")
+            return Card(title, self._hint)
         rows = [
             [
                 model.name,

@@ -158,7 +158,8 @@ class Estimating:
                 options = estimator.best_offload(model, budget, options) or options
             memory = estimator.memory(model, options, budget_bytes=budget)
             rows.append((model, options, memory, estimator.speed(model, options)))
-        return Estimates(tuple(rows), machine, here)
+        hint = "" if rows else f"No models yet: {self.registry.next_step}."
+        return Estimates(tuple(rows), machine, here, hint)
 
     def calibration(self) -> Calibration:
         """Say how earlier estimates came out: error and coverage by quantity and evidence.
@@ -176,7 +177,7 @@ class Estimating:
         >>> manager.calibration().summary
         'no prediction has been followed by a load or a run yet'
         """
-        return read_calibration(self._bench.store)
+        return read_calibration(self._bench.store, lambda: self.registry.next_step)
 
     def _model(self, model: ModelMetadata | str) -> ModelMetadata:
         check_model(model)

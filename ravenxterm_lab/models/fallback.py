@@ -113,7 +113,8 @@ class FallbackPlan(Displayed):
             "of memory; after any other failure the next model does."
         )
         if not rows:
-            return Card(f"Plan · {self.task}", "No candidate: see get_model_recommendations.", [])
+            why = f'No candidate: manager.get_model_recommendations("{self.task}") says why.'
+            return Card(f"Plan · {self.task}", why)
         header = ["model", "step", "settings", "estimate", ""]
         return Card(f"Plan · {self.task}", note, [Table(header, rows)])
 

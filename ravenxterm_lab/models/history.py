@@ -110,9 +110,8 @@ class PerformanceHistory(Displayed):
         if not self.runs:
             return Card(
                 f"History of {self.name}",
-                f"No executions in the last {self.window_days} days. "
-                "Run it with manager.run(…), or record your own with "
-                "manager.record_execution_metrics(…).",
+                f"No executions in the last {self.window_days} days: run manager.run(…), or record "
+                "your own with manager.record_execution_metrics(…).",
             )
         success = NOT_MEASURED if self.success_rate is None else f"{self.success_rate:.0%}"
         quality = NOT_MEASURED
@@ -141,6 +140,7 @@ def read_history(
     known: Iterable[str],
     days: int,
     now: str,
+    next_step: str = "",
 ) -> PerformanceHistory:
     """Read the history of a model by name and fingerprint.
 
@@ -158,6 +158,8 @@ def read_history(
         Window.
     now : str
         End of the window, ISO 8601 in UTC.
+    next_step : str
+        What to do where there are neither models nor executions.
 
     Raises
     ------
@@ -169,6 +171,8 @@ def read_history(
         recorded = {row[0] for row in rows}
         if name not in recorded:
             hint = did_you_mean(name, {*known, *recorded})
+            if not (recorded or hint) and next_step:
+                hint = f" No executions yet: {next_step}."
             raise UnknownModelError(f"No model and no history is called {name!r}.{hint}")
     parameters: dict[str, Any] = {
         "name": name,

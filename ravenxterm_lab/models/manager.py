@@ -43,6 +43,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelManager"]
 
+_ANY_EXECUTION = "SELECT 1 FROM execution_hours LIMIT 1"
+_NO_EXECUTIONS = (
+    'No executions yet: run manager.run("text_generation", "Why is the sky blue?"), or '
+    "`raven-lab demo` in a terminal."
+)
+
 
 class ModelManager(Displayed, Estimating, Measuring, Planning, Replaying, Tracking):
     """Everything in one place: models, preferences, selection, execution, history.
@@ -187,8 +193,10 @@ class ModelManager(Displayed, Estimating, Measuring, Planning, Replaying, Tracki
         RequirementError
             On an unknown task or requirement.
         """
-        return self.selector.get_recommended_models(
-            self.registry.candidates, task_type, top_k, requirements=requirements
+        return self._told(
+            self.selector.get_recommended_models(
+                self.registry.candidates, task_type, top_k, requirements=requirements
+            )
         )
 
     def optimize_model_selection(
@@ -216,7 +224,7 @@ class ModelManager(Displayed, Estimating, Measuring, Planning, Replaying, Tracki
             self.registry.candidates, task_type, requirements, explore=False
         ).ranked
         if not ranked:
-            raise no_suitable_model(ranked, [])
+            raise no_suitable_model(self._told(ranked), [])
         return ranked[0].model
 
     def why_not(self, name: str) -> WhyNot:
@@ -272,6 +280,7 @@ class ModelManager(Displayed, Estimating, Measuring, Planning, Replaying, Tracki
         selection = self.selector.select(
             self.registry.candidates, requirements=wanted, record=False
         )
+        self._told(selection.ranked)
         request = Request(inputs, parameters, on_token, timeout)
         return run_selection(self._bench, self.pool, selection, wanted, request)
 
@@ -317,6 +326,7 @@ class ModelManager(Displayed, Estimating, Measuring, Planning, Replaying, Tracki
             known=self.registry.candidates,
             days=self._preferences.history_window_days,
             now=self._bench.now(),
+            next_step=self.registry.next_step,
         )
 
     def sql(
@@ -341,7 +351,11 @@ class ModelManager(Displayed, Estimating, Measuring, Planning, Replaying, Tracki
         QueryError
             If it is not one read-only statement, or DuckDB refuses it.
         """
-        return self.store.sql(query, params)
+        result = self.store.sql(query, params)
+        if not result.rows and not self.store.sql(_ANY_EXECUTION).rows:
+            # Nothing is scanned for this: whoever asks for rows may know of no models.
+            result.hint = _NO_EXECUTIONS
+        return result
 
     def monitor(self, interval: float = 1.0) -> RecordingMonitor:
         """Sample CPU, memory and GPUs in the background, into the store.
@@ -371,7 +385,7 @@ class ModelManager(Displayed, Estimating, Measuring, Planning, Replaying, Tracki
     def get_system_status(self) -> SystemStatus:
         """Return the state of models, runtimes, hardware, memory, store and messages."""
         models = self.registry.available_models
-        return read_status(self._bench, models, self.get_resource_usage())
+        return read_status(self._bench, models, self.get_resource_usage(), self.registry.next_step)
 
     def cleanup_resources(self) -> int:
         """Unload idle models, prune caches above the threshold, and compact the store.
@@ -392,6 +406,12 @@ class ModelManager(Displayed, Estimating, Measuring, Planning, Replaying, Tracki
         """
         self.pool.unload_idle()
         self.store.rest()
+
+    def _told(self, ranked: Recommendations) -> Recommendations:
+        """Let a ranking of nothing say what to do."""
+        if not ranked and not ranked.rejected:
+            ranked.hint = f"No models yet: {self.registry.next_step}."
+        return ranked
 
     def _card(self) -> Card:
         return self.get_system_status()._card()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ravenxterm_lab.exceptions import NoSuitableModelError
 from ravenxterm_lab.metadata import ModelMetadata
 from ravenxterm_lab.models.benchmarking import choose_models, run_benchmark
 from ravenxterm_lab.models.importing import ImportedQuality, import_quality
@@ -95,6 +96,8 @@ class Measuring:
             models = self.registry.get(models)
         elif models is not None and not isinstance(models, ModelMetadata):
             models = [self.registry.get(m) if isinstance(m, str) else m for m in models]
+        if models is None and not self.registry.candidates:
+            raise NoSuitableModelError(f"No models yet: {self.registry.next_step}.")
         chosen, left_out = choose_models(self.selector, self.registry.candidates, task, models)
         return run_benchmark(
             self._bench, task, chosen, left_out,

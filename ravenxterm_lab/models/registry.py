@@ -11,6 +11,7 @@ from ravenxterm_lab.estimation import Estimator
 from ravenxterm_lab.exceptions import UnknownModelError, did_you_mean
 from ravenxterm_lab.metadata import total_bytes
 from ravenxterm_lab.models.inventory import known_models, recall, record_changes, record_read
+from ravenxterm_lab.models.next_step import first_models, first_run
 from ravenxterm_lab.models.scan_report import Known, ScanReport, compare
 from ravenxterm_lab.models.selector import AdaptiveModelSelector
 from ravenxterm_lab.models.trashing import Housekeeping
@@ -69,6 +70,7 @@ class ModelRegistry(Displayed, Housekeeping):
     ) -> None:
         self._bench = workbench or Workbench.shared(home)
         self._sources = sources_for(models_dir, self._bench.paths)
+        self._well_known = models_dir is None
         self._cache = ScanCache()
         self._comparison = Comparison()
         self._models: dict[str, ModelMetadata] | None = None
@@ -106,6 +108,18 @@ class ModelRegistry(Displayed, Housekeeping):
         """
         return MappingProxyType({**self.available_models, **self._served})
 
+    @property
+    def next_step(self) -> str:
+        """What to run next: how to come by a model, or where there are some, a first run.
+
+        It follows "No models yet: " or "No executions yet: ", and names lines that can be copied.
+        """
+        models = self.candidates
+        if models:
+            return first_run(models.values())
+        roots = None if self._well_known else self._roots()
+        return first_models(self._bench.paths, roots)
+
     def __len__(self) -> int:
         return len(self.available_models)
 
@@ -125,7 +139,9 @@ class ModelRegistry(Displayed, Housekeeping):
         """
         models = self.candidates
         if name not in models:
-            hint = did_you_mean(name, models) or " The registry is empty."
+            hint = did_you_mean(name, models)
+            if not models:
+                hint = f" No models yet: {self.next_step}."
             raise UnknownModelError(f"No model is called {name!r}.{hint}")
         return models[name]
 
@@ -142,7 +158,7 @@ class ModelRegistry(Displayed, Housekeeping):
         ScanReport
             Added, changed, moved and removed names, what was skipped and why, seconds.
         """
-        roots = tuple(root for source in self._sources for root in source.roots())
+        roots = self._roots()
         if self._models is None and not self._recalled:
             recall(self._bench, self._cache, roots)
             self._recalled = True
@@ -177,6 +193,8 @@ class ModelRegistry(Displayed, Housekeeping):
         self._done = done
         self._models = models
         self._served = self._ask_servers()
+        if not models:
+            report = dataclasses.replace(report, next_step=self.next_step)
         self.last_scan = report
         self._tell(report)
         return report
@@ -274,17 +292,23 @@ class ModelRegistry(Displayed, Housekeeping):
             Known(name, str(model.path), model.fingerprint) for name, model in self._models.items()
         ]
 
+    def _roots(self) -> tuple[Path, ...]:
+        return tuple(root for source in self._sources for root in source.roots())
+
+    def _none(self) -> str:
+        """Say that there are no models, what was met instead, and what to run next."""
+        if self._served:
+            count = format_number(len(self._served), "model")
+            return f"No models on disk; servers have {count}: {self.next_step}."
+        skipped = () if self.last_scan is None else self.last_scan.skipped
+        met = "; ".join(f"{item.path} {item.reason.rstrip('.')}" for item in skipped[:3])
+        return f"No models yet{f' ({met})' if met else ''}: {self.next_step}."
+
     def _tell(self, report: ScanReport) -> None:
         if not report.models:
-            where = ", ".join(str(item.path) for item in report.skipped[:5])
-            self.messages.add(
-                "warning",
-                "registry",
-                "No models were found"
-                + (f" ({where}: {report.skipped[0].reason})" if report.skipped else "")
-                + ". Give models_dir, put models into "
-                f"{self._bench.paths.models}, or run `raven-lab demo` for a small real set.",
-            )
+            # A directory that was named and cannot be used is worth a warning; a new home is not.
+            level = "warning" if report.skipped else "info"
+            self.messages.add(level, "registry", self._none())
         elif report.skipped:
             first = report.skipped[0]
             others = len(report.skipped) - 1
@@ -297,7 +321,7 @@ class ModelRegistry(Displayed, Housekeeping):
     def _card(self) -> Card:
         models = self.available_models
         if not models:
-            return Card("No models yet", self.messages[-1].text if self.messages else "")
+            return Card("Models", self._none())
         rows = [
             [
                 model.name,

@@ -90,6 +90,8 @@ class Replay(Displayed):
         What was left out, and what to know about the numbers.
     sql : str
         The query that read the decisions; ``$since`` and ``$task`` are its parameters.
+    next_step : str
+        What to run where there are none.
     """
 
     policy: str
@@ -99,6 +101,7 @@ class Replay(Displayed):
     comparison: Comparison
     notes: tuple[str, ...]
     sql: str
+    next_step: str = ""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -131,8 +134,8 @@ class Replay(Displayed):
         if not self.rows:
             reason = f" {self.notes[0]}." if self.notes else ""
             return (
-                f"No decision since {self.since:%Y-%m-%d %H:%M} UTC can be replayed.{reason} "
-                "manager.run(…) and manager.optimize_model_selection(…) record decisions."
+                f"No decision since {self.since:%Y-%m-%d %H:%M} UTC can be replayed: "
+                f"{self.next_step or 'run manager.run(…)'}. Each run records its decision.{reason}"
             )
         many = format_number(len(self.rows), "decision")
         if not self.changed:

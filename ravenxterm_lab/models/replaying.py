@@ -129,6 +129,7 @@ class Replaying:
             comparison=comparison,
             notes=(*log.notes, *_notes(comparison, simulated=machine is not None)),
             sql=DECISIONS_SQL,
+            next_step="" if made else self.registry.next_step,
         )
 
 

@@ -142,10 +142,7 @@ def no_suitable_model(ranked: Recommendations, tried: list[Attempt]) -> NoSuitab
             f"{item.step}: {item.failure}: {item.message}" for item in tried if item.model == name
         )
     if not reasons:
-        return NoSuitableModelError(
-            f"There is no model for {ranked.task}: the registry is empty. Give models_dir, "
-            "or run `raven-lab demo` for a small real set."
-        )
+        return NoSuitableModelError(ranked.hint)
     lines = "\n".join(f"  {name}: {reason}" for name, reason in reasons.items())
     return NoSuitableModelError(
         f"No model can do {ranked.task} under these requirements and preferences. "

@@ -117,6 +117,8 @@ class ScanReport(Displayed):
         For each of them, the name and the path that it had.
     read : int
         Models whose files were read; the others had not changed.
+    next_step : str
+        What to run where none was found.
     """
 
     added: tuple[str, ...]
@@ -130,6 +132,7 @@ class ScanReport(Displayed):
     moved: tuple[str, ...] = ()
     moved_from: Mapping[str, str] = field(default_factory=dict)
     read: int = 0
+    next_step: str = ""
 
     def _card(self) -> Card:
         count = format_number(self.models, "model")
@@ -150,4 +153,7 @@ class ScanReport(Displayed):
         if self.skipped:
             rows = [[str(item.path), item.reason] for item in self.skipped[:_SHOWN]]
             tables.append(Table([f"skipped ({len(self.skipped)})", "why"], rows))
-        return Card(title, f"Looked in {where}; {self.read} read, the others unchanged", tables)
+        note = f"Looked in {where}; {self.read} read, the others unchanged"
+        if not self.models and self.next_step:
+            note = f"Looked in {where}. No models yet: {self.next_step}."
+        return Card(title, note, tables)

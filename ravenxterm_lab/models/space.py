@@ -154,6 +154,8 @@ class SpaceReport(Displayed):
         For how long a model must not have been used to be called unused.
     time : datetime
         Of the report (UTC, without a zone).
+    next_step : str
+        What to run where there are no models.
     """
 
     models: tuple[ModelSpace, ...]
@@ -166,6 +168,7 @@ class SpaceReport(Displayed):
     trash_bytes: int
     unused_days: float
     time: datetime
+    next_step: str = ""
 
     def __len__(self) -> int:
         return len(self.models)
@@ -217,6 +220,8 @@ class SpaceReport(Displayed):
         return frame
 
     def _card(self) -> Card:
+        if not (self.models or self.leftovers or self.trash_bytes):
+            return Card("Models on disk", f"No models yet: {self.next_step}.")
         count = format_number(len(self.models), "model")
         title = (
             f"{count} take {format_bytes(self.bytes)}; "

@@ -119,6 +119,8 @@ class SystemStatus(Displayed):
         Where everything is written.
     messages : tuple of Message
         The last ten.
+    next_step : str
+        What to run where there are no models, or no executions.
     """
 
     models: int
@@ -129,6 +131,7 @@ class SystemStatus(Displayed):
     store: StoreInfo
     home: Path
     messages: tuple[Message, ...]
+    next_step: str = ""
 
     def _card(self) -> Card:
         profile = self.hardware
@@ -148,6 +151,9 @@ class SystemStatus(Displayed):
             ["history", f"{self.store.rows.get('executions', 0):,} executions"],
             ["home", str(self.home)],
         ]
+        if self.next_step and not (self.models and self.store.rows.get("executions")):
+            missing = "executions" if self.models else "models"
+            rows.append(["next", f"No {missing} yet: {self.next_step}."])
         tables = [Table(["system", "now"], rows)]
         if self.messages:
             tables.append(Table(["messages"], [[str(message)] for message in self.messages]))
@@ -172,7 +178,10 @@ def read_usage(bench: Workbench) -> ResourceUsage:
 
 
 def read_status(
-    bench: Workbench, models: Mapping[str, ModelMetadata], resources: ResourceUsage
+    bench: Workbench,
+    models: Mapping[str, ModelMetadata],
+    resources: ResourceUsage,
+    next_step: str = "",
 ) -> SystemStatus:
     """Gather the state of everything."""
     versions = {runtime.name: runtime.version() for runtime in bench.runtimes}
@@ -185,6 +194,7 @@ def read_status(
         store=bench.store.info(),
         home=bench.paths.home,
         messages=tuple(bench.messages[-10:]),
+        next_step=next_step,
     )
 
 

@@ -82,7 +82,10 @@ class TrashReport(Displayed):
 
     def _card(self) -> Card:
         if not self.items:
-            return Card("The trash is empty", "")
+            return Card(
+                "The trash is empty",
+                "registry.trash(name) moves a model here; registry.space() says what that frees.",
+            )
         rows = [
             [
                 one.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,10 @@ class Housekeeping:
         def available_models(self) -> Mapping[str, ModelMetadata]:
             """The models by name."""
 
+        @property
+        def next_step(self) -> str:
+            """What to run next."""
+
     def space(self, unused_days: float = 30.0) -> SpaceReport:
         """Say what the models take on disk and what could be freed; nothing is changed.
 
@@ -68,7 +73,8 @@ class Housekeeping:
         _check_days("unused_days", unused_days)
         models = self.available_models
         held = sum(one.bytes for one in self._trash().entries())
-        return read_space(self._bench, self._stock(), models, unused_days, held)
+        found = read_space(self._bench, self._stock(), models, unused_days, held)
+        return found if models else replace(found, next_step=self.next_step)
 
     def trash(
         self,

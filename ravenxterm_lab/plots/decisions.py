@@ -85,7 +85,7 @@ def decisions(
         reason = (
             f"No decision {window.when}: choose a longer window or other filters"
             if recorded
-            else "No decisions yet: run manager.run(…) or manager.optimize_model_selection(…)"
+            else f"No decisions yet: {manager.registry.next_step}"
         )
         return empty_view(title, reason, _SQL, frame, parameters, zoom)
     return View(

@@ -50,9 +50,7 @@ def disk(manager: ModelManager, *, unused_days: float = 30.0) -> View:
     frame = pl.DataFrame(rows, schema=_SCHEMA)
     title = "Models on disk"
     if not rows:
-        reason = (
-            "No model is on disk: run `raven-lab demo --fetch-only`, or ModelManager(directory)"
-        )
+        reason = f"No models yet: {manager.registry.next_step}"
         return empty_view(title, reason, None, frame)
     summary = (
         f"{format_number(len(space.models), 'model')} take{'s' * (len(space.models) == 1)} "

@@ -134,7 +134,7 @@ def distributions(
     frame = manager.sql(sql, parameters).pl()
     title = f"Distribution of {chosen.axis}"
     if frame.is_empty():
-        reason = no_executions(extent, window, model, task)
+        reason = no_executions(manager, extent, window, model, task)
         if extent.runs:
             reason = (
                 f"{chosen.title.capitalize()} was not measured {window.when}: choose another metric"
@@ -198,10 +198,10 @@ def _draw(frame: pl.DataFrame, metric: Metric, window: Window, title: str) -> Fi
     subtitle = (
         f"n = {count}, {window.label}<br>below each: median, p25 to p75, p5 to p95, p99, greatest"
     )
-    base = layout(title, subtitle)
-    base["margin"]["b"] = 60
+    placed = layout(title, subtitle)
+    placed["margin"]["b"] = 60
     figure.update_layout(
-        **base,
+        **placed,
         height=190 + 70 * len(names),
         xaxis=log_axis(metric.axis, *_ends(frame, metric)),
         yaxis={

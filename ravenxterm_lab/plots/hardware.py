@@ -113,7 +113,10 @@ def hardware(
     }
     frame = manager.sql(_BASE, parameters).pl()
     if not (frame["what"] != "execution").any():
-        reason = f"No hardware samples {window.when}: run manager.run(…) or start manager.monitor()"
+        reason = (
+            f"No hardware samples {window.when}: run monitor = manager.monitor(), which takes one "
+            "a second until monitor.stop()"
+        )
         return empty_view("Hardware", reason, _BASE, frame.clear(), parameters, zoom)
     figure = draw(frame, window)
     return View(figure, summarise(frame, window), _BASE, frame, parameters, _rows(frame), zoom)

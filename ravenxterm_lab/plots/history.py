@@ -144,7 +144,7 @@ def history(
     frame = manager.sql(sql, parameters).pl()
     if frame.is_empty():
         title = chosen.heading
-        reason = no_executions(extent, window, model, task)
+        reason = no_executions(manager, extent, window, model, task)
         return empty_view(title, reason, sql, frame, parameters, zoom)
     runs = totals(frame)
     figure = draw(frame, chosen, window, runs, thinned=extent.is_thinned(points))

@@ -68,7 +68,7 @@ def memory(manager: ModelManager) -> View:
     )
     if not usage.loaded:
         summary = (
-            f"No model is loaded: manager.run(…) loads one. The budget is "
+            f"No model is loaded: {manager.registry.next_step}. The budget is "
             f"{format_bytes(usage.memory_budget)}, the headroom "
             f"{format_bytes(usage.memory_headroom)}."
         )

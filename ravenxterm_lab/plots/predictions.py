@@ -95,7 +95,9 @@ def predictions(
     name, unit, _ = _QUANTITIES[quantity]
     title = f"Prediction against outcome: {name} ({unit})"
     if frame.is_empty():
-        reason = f"No prediction of {name} has an outcome {window.when}: run manager.run(…)"
+        reason = (
+            f"No prediction of {name} has an outcome {window.when}: {manager.registry.next_step}"
+        )
         return empty_view(title, reason, _SQL, frame, parameters)
     figure = _draw(frame, quantity, window, title)
     return View(figure, _summarise(frame, name, window), _SQL, frame, parameters, _rows(frame))

@@ -81,6 +81,6 @@ def ranking(recommendations: Recommendations) -> View:
 def no_candidate(recommendations: Recommendations) -> str:
     """Say why a ranking is empty, and what to do."""
     if not recommendations.rejected:
-        return "There is no model to rank: run manager.scan() on a directory that holds some"
+        return recommendations.hint
     task = recommendations.task.replace("_", " ")
     return f"No candidate is feasible for {task}: see .rejected for the reasons"

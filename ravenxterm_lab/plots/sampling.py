@@ -179,11 +179,15 @@ def extent_of(manager: ModelManager, window: Window, model: str | None, task: st
     )
 
 
-def no_executions(extent: Extent, window: Window, model: str | None, task: str | None) -> str:
+def no_executions(
+    manager: ModelManager, extent: Extent, window: Window, model: str | None, task: str | None
+) -> str:
     """Say why there is nothing to draw, and what to do.
 
     Parameters
     ----------
+    manager : ModelManager
+        Whose history it is.
     extent : Extent
         What the store holds.
     window : Window
@@ -192,7 +196,10 @@ def no_executions(extent: Extent, window: Window, model: str | None, task: str |
         What it was restricted to.
     """
     if not extent.recorded:
-        return "No executions yet: run manager.run(…)"
+        return (
+            f"No executions yet: {manager.registry.next_step}. Until then, "
+            "ModelManager.sample() has a history to look at."
+        )
     about = [name for name in (model, task and task.replace("_", " ")) if name]
     of = f" of {' for '.join(about)}" if about else ""
     return f"No executions{of} {window.when}: choose a longer window or other filters"

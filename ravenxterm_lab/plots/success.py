@@ -101,7 +101,7 @@ def success(
     parameters = {**extent.parameters, "period": int(extent.period * 1e6)}
     frame = manager.sql(sql, parameters).pl()
     if frame.is_empty():
-        reason = no_executions(extent, window, model, task)
+        reason = no_executions(manager, extent, window, model, task)
         return empty_view("Success (% of executions)", reason, sql, frame, parameters, zoom)
     figure = _draw(_with_intervals(frame), window)
     return View(figure, _summarise(frame, window), sql, frame, parameters, _rows(frame), zoom)

@@ -191,9 +191,12 @@ class Recommendations(Displayed, Sequence[Recommendation]):
         Candidates that fell out.
     origin : str
         Says of which history the evidence is, where it is not this machine's.
+    hint : str
+        What to do where no model was given.
     """
 
     origin: str = ""
+    hint: str = "No models were given: give those of a registry, its available_models."
 
     def __init__(
         self,
@@ -216,7 +219,7 @@ class Recommendations(Displayed, Sequence[Recommendation]):
         if isinstance(index, slice):
             cut = Recommendations(self._all, self.rejected, self.task, self._situation)
             cut._items = self._items[index]
-            cut.origin = self.origin
+            cut.origin, cut.hint = self.origin, self.hint
             return cut
         return self._items[index]
 
@@ -243,12 +246,13 @@ class Recommendations(Displayed, Sequence[Recommendation]):
                 return why_behind(item, self._all, self._situation)
         known = [item.model.name for item in self._all]
         known += [rejection.model.name for rejection in self.rejected]
-        raise UnknownModelError(f"{name!r} was not a candidate.{did_you_mean(name, known)}")
+        near = did_you_mean(name, known) if known else f" {self.hint}"
+        raise UnknownModelError(f"{name!r} was not a candidate.{near}")
 
     def _card(self) -> Card:
         title = f"Recommendations for {self.task.replace('_', ' ')}"
         if not self._items and not self.rejected:
-            return Card(title, "No models were given. Scan a directory that holds some.")
+            return Card(title, self.hint)
         rows = [
             [
                 str(item.rank),

@@ -114,7 +114,12 @@ class StoreInfo(Displayed):
         tables = [Table(["", ""], facts)]
         if filled:
             tables.append(Table(["table", "rows"], filled, [False, True]))
-        note = f"{self.path}: {'empty' if not filled else format_bytes(self.bytes) + ' on disk'}"
+        note = f"{self.path}: {format_bytes(self.bytes)} on disk"
+        if not filled:
+            note = (
+                f"{self.path}: nothing is recorded yet. Run `raven-lab demo`, or run a model: "
+                '`raven-lab run text_generation "Why is the sky blue?"`.'
+            )
         return Card("Metric store", note, tables)
 
 

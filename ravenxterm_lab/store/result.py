@@ -43,14 +43,17 @@ class QueryResult(Displayed):
         DuckDB type of each column.
     elapsed : float
         Wall time of the query (s).
+    hint : str
+        What to do next, where there are no rows because nothing was recorded.
     """
 
-    __slots__ = ("_table", "elapsed", "sql", "types")
+    __slots__ = ("_table", "elapsed", "hint", "sql", "types")
 
     def __init__(self, sql: str, table: pa.Table, types: tuple[str, ...], elapsed: float) -> None:
         self.sql = sql
         self.types = types
         self.elapsed = elapsed
+        self.hint = ""
         self._table = _tidy(table, types)
 
     @property
@@ -131,7 +134,7 @@ class QueryResult(Displayed):
     def _card(self) -> Card:
         if not self.rows:
             empty = f"No rows ({', '.join(self.columns)}) · {format_seconds(self.elapsed)}"
-            return Card("", empty)
+            return Card("", f"{empty}. {self.hint}" if self.hint else empty)
         rows = [[_text(cell) for cell in row] for row in self._head(_SHOWN)]
         numeric = [_is_number(column.type) for column in self._table.columns]
         return Card("", self._caption, [Table(self.columns, rows, numeric)])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Board", "Topic"]
 
-Topic: TypeAlias = Literal["preferences", "executions"]
+Topic: TypeAlias = Literal["preferences", "executions", "models"]
 
 _BOARDS: weakref.WeakKeyDictionary[ModelManager, Board] = weakref.WeakKeyDictionary()
 _hooked: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -30,6 +30,7 @@ class Board:
 
     def __init__(self, manager: ModelManager) -> None:
         self._seen = manager.preferences
+        self._scan = manager.registry.last_scan
         self._listeners: list[tuple[Topic, weakref.WeakMethod[Callable[[], None]]]] = []
 
     @classmethod
@@ -56,10 +57,13 @@ class Board:
         self._listeners = [item for item in self._listeners if item[1]() is not None]
 
     def look(self, manager: ModelManager) -> None:
-        """Tell of preferences that somebody changed without telling."""
+        """Tell of preferences that somebody changed, and of a scan, without telling."""
         if manager.preferences is not self._seen:
             self._seen = manager.preferences
             self.tell("preferences")
+        if manager.registry.last_scan is not self._scan:
+            self._scan = manager.registry.last_scan
+            self.tell("models")
 
 
 def _hook() -> None:

@@ -63,6 +63,12 @@ class Dashboard(Panel):
         # The open tab is drawn by `refresh`, and no other.
         self.history.follows = self.hardware.follows = False
         self._models = widgets.HTML()
+        self.scan_button = widgets.Button(
+            description="Scan",
+            icon="refresh",
+            tooltip="Look for models again",
+            layout={"width": "auto"},
+        )
         self._messages = widgets.HTML()
         self._header = widgets.HTML()
         self._warnings = 0
@@ -77,12 +83,20 @@ class Dashboard(Panel):
             layout={"flex_flow": "row wrap", "align_items": "flex-start", "grid_gap": "8px"},
         )
         self.tabs = widgets.Tab(
-            [first, self.history, self.hardware, self._models, self._messages],
+            [
+                first,
+                self.history,
+                self.hardware,
+                widgets.VBox([self.scan_button, self._models]),
+                self._messages,
+            ],
             titles=("Select", "History", "Hardware", "Models", "Messages"),
         )
         super().__init__(manager, [self._header, self.tabs])
         self.tabs.observe(lambda _: self.refresh(), "selected_index")
+        self.scan_button.on_click(lambda _: self.selection.scan())
         self._listen("executions", self.refresh)
+        self._listen("models", self.refresh)
         self._listen("preferences", self.refresh)
         self.refresh()
 

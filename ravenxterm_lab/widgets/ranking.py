@@ -20,7 +20,7 @@ def ranking_summary(ranked: Recommendations) -> str:
     task = ranked.task.replace("_", " ")
     if not ranked:
         if not ranked.rejected:
-            return f"There is no model to rank for {task}: scan a directory that holds some."
+            return ranked.hint
         return f"No candidate is feasible for {task}; {len(ranked.rejected)} rejected, see why."
     first = ranked[0]
     return (

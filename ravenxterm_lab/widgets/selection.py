@@ -64,8 +64,8 @@ class SelectionPanel(Panel):
     >>> import tempfile
     >>> from ravenxterm_lab import ModelManager
     >>> panel = SelectionPanel(ModelManager(home=tempfile.mkdtemp(), models_dir=[]))
-    >>> panel.summary
-    'There are no models yet: give models_dir, or run `raven-lab demo` in a terminal.'
+    >>> panel.summary.partition(":")[0]
+    'No models yet'
     """
 
     def __init__(self, manager: ModelManager) -> None:
@@ -104,6 +104,12 @@ class SelectionPanel(Panel):
             tooltip="Rank the models now",
             layout={"width": "auto"},
         )
+        self.scan_button = widgets.Button(
+            description="Scan",
+            icon="refresh",
+            tooltip="Look for models again",
+            layout={"width": "auto"},
+        )
         self.why = widgets.Dropdown(
             options=[],
             description="why not",
@@ -120,7 +126,9 @@ class SelectionPanel(Panel):
             manager,
             [
                 widgets.HTML("<h3>Selection</h3>"),
-                widgets.HBox([self.task, self.live, self.select_button], layout=row),
+                widgets.HBox(
+                    [self.task, self.live, self.select_button, self.scan_button], layout=row
+                ),
                 widgets.HBox(list(self.limits.values()), layout=row),
                 self._state,
                 self._table,
@@ -132,8 +140,10 @@ class SelectionPanel(Panel):
             control.observe(self._edited, "value")
         self.why.observe(lambda _: self._explain(), "value")
         self.select_button.on_click(lambda _: self.select())
+        self.scan_button.on_click(lambda _: self.scan())
         self._listen("preferences", self._changed)
         self._listen("executions", self._changed)
+        self._listen("models", self._changed)
         self.runner.offer(None)
         self.select()
 
@@ -146,10 +156,12 @@ class SelectionPanel(Panel):
     def summary(self) -> str:
         """Who leads and how many fell out, or why there is no ranking, in one sentence."""
         if self.task.value is None:
+            registry = self.manager.registry
             return (
-                "There are no models yet: give models_dir, or run `raven-lab demo` in a terminal."
-                if not self.manager.registry.available_models
-                else "No model here says which task it is for, so there is nothing to rank."
+                f"No models yet: {registry.next_step}, or press Scan."
+                if not registry.available_models
+                else "No model here says which task it is for, so there is nothing to rank: "
+                "manager.registry lists them."
             )
         if self.recommendations is None:
             return "Nothing is ranked: the requirements are not valid."
@@ -200,6 +212,18 @@ class SelectionPanel(Panel):
                 + [item.model.name for item in ranked.rejected]
             )
             return ranked
+
+    def scan(self) -> None:
+        """Look for models again, and rank what there is; the other panels follow."""
+        self._state.value = status("Looking for models …")
+        try:
+            self.manager.scan()
+        except RavenXTermError as error:
+            self._state.value = status(str(error), error=True)
+            return
+        self._board.look(self.manager)
+        if not self.live.value:
+            self.select()
 
     def _edited(self, change: dict[str, Any]) -> None:
         if self._filling:

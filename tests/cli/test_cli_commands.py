@@ -78,7 +78,7 @@ def test_estimates_are_printed_before_anything_is_loaded(demo_directory: Path, h
         (["select", "embedding", "-r", "max_size"], 1, "KEY=VALUE"),
         (["select", "embedding", "-r", "max_size=1"], 1, "Did you mean 'max_size_bytes'?"),
         (["sql", "DROP TABLE executions"], 1, "read-only"),
-        (["run", "embedding", "x"], 1, "registry is empty"),
+        (["run", "embedding", "x"], 1, "raven-lab: No models yet: put models into"),
         (["notebook", "no-such-notebook"], 1, "There is no notebook"),
         (["demo"], 1, "--yes"),
         (["frobnicate"], 2, "invalid choice"),

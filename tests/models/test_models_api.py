@@ -80,7 +80,8 @@ def test_an_absent_directory_is_empty_and_says_so(tmp_path: Path, bench: Workben
     assert len(registry) == 0
     assert not (tmp_path / "nowhere").exists()
     assert "nowhere" in registry.messages[-1].text
-    assert "raven-lab demo" in registry.messages[-1].text
+    assert "leave models_dir out" in registry.messages[-1].text
+    assert registry.messages[-1].level == "warning"
     assert "No models" in registry._repr_mimebundle_()["text/plain"]
 
 

@@ -172,7 +172,7 @@ def test_an_empty_track_record_says_what_to_do(manager: ModelManager) -> None:
     """Nothing recorded: no table of nothing, but the next step."""
     record = manager.calibration()
     assert len(record) == 0
-    assert "manager.run" in str(record)
+    assert f"No predictions with an outcome yet: {manager.registry.next_step}." in str(record)
     assert "no prediction" in repr(record)
 
 

@@ -84,8 +84,8 @@ def test_empty_views_say_what_to_run(manager: ModelManager, name: str) -> None:
 
 def test_empty_views_of_objects_say_what_to_do(manager: ModelManager) -> None:
     """No model on disk, none loaded, none feasible: each is said with what to do."""
-    assert "raven-lab demo" in plots.disk(manager).summary
-    assert plots.memory(manager).summary.startswith("No model is loaded: manager.run(…) loads one")
+    assert plots.disk(manager).summary.startswith("No models yet: put models into")
+    assert plots.memory(manager).summary.startswith("No model is loaded: put models into")
     ranked = manager.get_model_recommendations("embedding")
     for view in (plots.ranking(ranked), plots.frontier(ranked)):
         assert "manager.scan()" in view.summary

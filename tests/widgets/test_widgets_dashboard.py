@@ -63,16 +63,18 @@ def test_empty_views_say_what_to_run(make_manager: Callable[..., ModelManager]) 
     """Before any execution each view says why it is empty, and what to run."""
     board = Dashboard(make_manager({}))
     board.tabs.selected_index = HISTORY
-    assert "manager.run" in board.history.summary
+    step = board.manager.registry.next_step
+    assert step.startswith("put models into")
+    assert f"No executions yet: {step}" in board.history.summary
     assert board.history.summary in board.history._sentence.value
     assert board.history._figure.outputs == ()
     board.tabs.selected_index = HARDWARE
-    assert "manager.run" in board.hardware.summary
+    assert "manager.monitor()" in board.hardware.summary
     board.tabs.selected_index = MODELS
-    assert "raven-lab demo" in board._models.value
+    assert step in board._models.value
     board.tabs.selected_index = MESSAGES
-    assert "No models were found" in board._messages.value
-    assert board.tabs.titles[MESSAGES] == "Messages (1)"
+    assert f"No models yet: {step}" in board._messages.value
+    assert board.tabs.titles[MESSAGES] == "Messages"
 
 
 def test_history_follows_an_execution(manager: ModelManager) -> None:

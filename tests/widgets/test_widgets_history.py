@@ -118,7 +118,7 @@ def test_it_draws_itself_when_it_is_shown_and_follows(
     explorer = HistoryExplorer(manager)
     assert explorer.view is None
     explorer._repr_mimebundle_()
-    assert explorer.summary == "No executions yet: run manager.run(…)"
+    assert explorer.summary.startswith("No executions yet: run manager.run(")
     manager.record_execution_metrics("a", {"latency": 1.0})
     explorer._board.tell("executions")
     assert explorer.summary.startswith("1 execution of 1 model")

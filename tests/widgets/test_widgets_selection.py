@@ -169,8 +169,8 @@ def test_no_models_says_what_to_run(make_manager: Callable[..., ModelManager]) -
     """Without models the panel says why it is empty and what to run, and cannot run."""
     manager = make_manager({})
     panel = SelectionPanel(manager)
-    assert "raven-lab demo" in panel.summary
-    assert "raven-lab demo" in panel._state.value
+    assert panel.summary == f"No models yet: {manager.registry.next_step}, or press Scan."
+    assert "put models into" in panel._state.value
     assert panel.selected is None
     assert panel.runner.run_button.disabled
 
