@@ -77,12 +77,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_both_names_the_notebooks_and_no_strays(wheel: Path) -> None:
-    """Two import names, the SQL, the notebooks; no tests, no `ravenxterm/__init__.py`."""
+    """Two import names, the SQL, notebooks, the sample; no tests, no `ravenxterm/__init__.py`."""
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"ravenxterm/models/__init__.py", "ravenxterm/models/py.typed"} <= names
     assert "ravenxterm/__init__.py" not in names
     notebooks = {path.name for path in (REPOSITORY / "notebooks").glob("*.ipynb")}
     assert {f"ravenxterm_lab/_notebooks/{name}" for name in notebooks} <= names
+    sample = {path.name for path in (REPOSITORY / "data" / "sample").iterdir()}
+    assert {f"ravenxterm_lab/_sample/{name}" for name in sample} <= names
     assert any(name.endswith("0001_initial.sql") for name in names)
     top = {name.split("/")[0] for name in names}
     assert {re.sub(r"-.*", "", name) for name in top} == {"ravenxterm", "ravenxterm_lab"}
