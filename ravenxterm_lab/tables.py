@@ -29,6 +29,8 @@ _HEAD_STYLE = f"{_CELL_STYLE};font-weight:600;border-bottom:1px solid {_LINE}"
 _MAX_TEXT_COLUMN = 60
 #: Letters of a cell that is never broken, and the least width of one that is.
 _SHORT_CELL, _LONG_CELL = 14, 28
+#: As many columns fit on a page of 800 pixels.
+_MANY_COLUMNS = 4
 
 
 def printable(value: object, keep: str = "") -> str:
@@ -45,7 +47,7 @@ def printable(value: object, keep: str = "") -> str:
 def _cell(text: str, *, numeric: bool, head: bool = False) -> str:
     # A number must not be parted from its unit by a line break.
     extra = ";white-space:nowrap"
-    if len(text) > _SHORT_CELL and not numeric:
+    if len(text) > _SHORT_CELL and (head or not numeric):
         # On a narrow page a long text would give way to all others, down to a letter a line.
         least = 9 if len(text) <= _LONG_CELL else 13
         extra = f";overflow-wrap:anywhere;min-width:{least}em"
@@ -131,7 +133,12 @@ class Card:
             body = f'<div style="white-space:pre-wrap;margin:6px 0">{text}</div>'
         tables = "".join(table.html() for table in self.tables)
         title = f"<strong>{html.escape(printable(self.title))}</strong>" if self.title else ""
-        return f'<div style="{_CARD_STYLE}">{title}{note}{body}{tables}</div>'
+        # What may be too wide for a page scrolls, and must be reachable by keyboard then.
+        reached = ""
+        if any(len(table.header) > _MANY_COLUMNS for table in self.tables):
+            name = html.escape(printable(self.title or self.tables[0].header[0]))
+            reached = f' tabindex="0" role="region" aria-label="{name}"'
+        return f'<div style="{_CARD_STYLE}"{reached}>{title}{note}{body}{tables}</div>'
 
     def text(self) -> str:
         """Return the card as plain text."""

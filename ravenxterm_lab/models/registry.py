@@ -329,7 +329,7 @@ class ModelRegistry(Displayed, Housekeeping):
                 model.quantization or "unknown",
                 format_count(model.parameter_count),
                 format_bytes(model.size_bytes),
-                ", ".join(model.task_types) or "unknown",
+                ", ".join(task.replace("_", " ") for task in model.task_types) or "unknown",
                 "; ".join(model.problems) or ", ".join(model.runtimes) or model.runtime_gap or "",
             ]
             for model in list(models.values())[:50]

@@ -17,6 +17,8 @@ _SMALLEST, _LARGEST = 9, 34
 _WIDTH, _HEIGHT = 520.0, 270.0
 #: Of a letter of 13 pixels on average, of a line, and between a mark and its name.
 _LETTER, _LINE, _GAP = 7.2, 17.0, 3.0
+#: A beginning of fewer letters is no family of models.
+_LONG_PREFIX = 8
 #: Position: in which direction from the mark, to the right and upwards.
 _PLACES = {
     "top center": (0, 1), "bottom center": (0, -1), "middle right": (1, 0), "middle left": (-1, 0),
@@ -53,6 +55,8 @@ def place_names(
 ) -> dict[int, tuple[str, str]]:
     """Return name and position by rank; a name that finds no place of its own is left out.
 
+    What several names begin with alike is left out of them: hovering tells all of it.
+
     Parameters
     ----------
     rows : sequence of dict
@@ -63,17 +67,33 @@ def place_names(
         The most memory that one takes (bytes).
     """
     marks = [_mark(row, low, high, largest) for row in rows]
+    names = _short([row["model"] for row in rows])
     taken = list(marks)
     found: dict[int, tuple[str, str]] = {}
-    for row, mark in zip(rows, marks, strict=True):
+    for row, mark, text in zip(rows, marks, names, strict=True):
         for position, (right, up) in _PLACES.items():
-            name = _beside(mark, len(row["model"]) * _LETTER, right, up)
+            name = _beside(mark, len(text) * _LETTER, right, up)
             inside = name.left >= 0 and name.right <= _WIDTH and name.low >= 0
             if inside and not any(name.meets(other) for other in taken):
                 taken.append(name)
-                found[row["rank"]] = (row["model"], position)
+                found[row["rank"]] = (text, position)
                 break
     return found
+
+
+def _short(names: list[str]) -> list[str]:
+    """Leave out of each name what it begins with like another, up to a mark between words."""
+    shown = []
+    for name in names:
+        common = max((_alike(name, other) for other in names if other != name), default=0)
+        end = max((name.rfind(mark, 0, common) for mark in "-.:/ "), default=-1) + 1
+        shown.append(f"…{name[end:]}" if end >= _LONG_PREFIX else name)
+    return shown
+
+
+def _alike(one: str, other: str) -> int:
+    pairs = zip(one, other, strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def _mark(row: dict[str, Any], low: float, high: float, largest: float) -> _Box:

@@ -255,7 +255,7 @@ class PreferencesPanel(Panel):
 
 def _controls() -> dict[str, Any]:
     style = {"description_width": "108px"}
-    wide = {"width": "auto"}
+    wide = {"width": "auto", "max_width": "640px"}
 
     def number(label: str, step: float, tooltip: str) -> widgets.FloatText:
         # Not the bounded kind, which would change what one typed without a word.

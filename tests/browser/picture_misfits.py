@@ -14,10 +14,10 @@ _FIND = """area => {
     const found = [];
     const right = area.getBoundingClientRect().right + 1;
     const scrolls = node => node !== area && getComputedStyle(node).overflowX === 'auto'
-        && node.scrollWidth > node.clientWidth + 1 && !node.classList.contains('raven-scroll');
+        && node.scrollWidth > node.clientWidth + 1 && node.tabIndex < 0;
     for (const node of area.querySelectorAll('*')) {
         if (scrolls(node)) found.push(`scrolls sideways: ${node.innerText.slice(0, 40)}`);
-        if (node.parentElement.closest('.raven-scroll, svg, .jp-OutputPrompt, .modebar')) continue;
+        if (node.parentElement.closest('[role=region], svg, .jp-OutputPrompt, .modebar')) continue;
         let above = node.parentElement;
         while (above !== area && !scrolls(above)) above = above.parentElement;
         const box = node.getBoundingClientRect();

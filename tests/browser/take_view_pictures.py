@@ -124,14 +124,9 @@ def main() -> int:
         chromium(Path(scratch)) as browser,
     ):
         for state in options.states:
-            setup = [_SETUP.format(window=YEAR if state == "large" else "{}")]
-            setup += [_RUNS] if state == "small" else []
-            cards = _CARDS if state == "empty" else {**_CARDS, **_MODEL_CARDS}
+            setup, views = cells_of(state)
             views = {
-                name: code
-                for name, code in {**_VIEWS, **_PANELS, **cards}.items()
-                # Half a million decisions are not decided again for a picture.
-                if name.startswith(tuple(options.only)) and (state, name) != ("large", "replay")
+                name: code for name, code in views.items() if name.startswith(tuple(options.only))
             }
             path = server.notebook(
                 state, [*setup, *views.values()], None if state == "empty" else models
@@ -147,6 +142,25 @@ def main() -> int:
                     raise RuntimeError(f"Requests to other machines, or errors: {problems}")
     print("\n".join(found) or "No text is cut off or lies on another.")
     return 1 if found else 0
+
+
+def cells_of(state: str) -> tuple[list[str], dict[str, str]]:
+    """Return the code of the cells that come first, and that of each view by its name.
+
+    Parameters
+    ----------
+    state : str
+        ``"empty"``, ``"small"`` or ``"large"``.
+    """
+    setup = [_SETUP.format(window=YEAR if state == "large" else "{}")]
+    setup += [_RUNS] if state == "small" else []
+    views = {**_VIEWS, **_PANELS, **_CARDS}
+    if state != "empty":
+        views |= _MODEL_CARDS
+    if state == "large":
+        # Half a million decisions are not decided again for a picture.
+        del views["replay"]
+    return setup, views
 
 
 def _take(lab: LabPage, path: str, out: Path, name: str, views: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ from ravenxterm_lab.hardware import HardwareProfile
 from ravenxterm_lab.models import ModelManager, Workbench
 from ravenxterm_lab.plots import decisions, frontier, predictions, ranking
 from ravenxterm_lab.plots.frontier import _beats
-from ravenxterm_lab.plots.frontier_names import place_names
+from ravenxterm_lab.plots.frontier_names import _short, place_names
 from ravenxterm_lab.runtimes.fake import FakeRuntime
 from ravenxterm_lab.selection import Recommendations
 
@@ -154,6 +154,15 @@ def test_names_of_the_frontier_do_not_lie_on_each_other() -> None:
     assert len({position for _, position in placed.values()}) == len(placed)
     apart = [{**row, "quality": row["rank"] / 10} for row in near]
     assert len(place_names(apart, 10.0, 100.0, 2**28)) == len(near)
+    assert placed[1][0] == "model-1-instruct"
+
+
+def test_a_family_of_models_is_told_by_what_differs() -> None:
+    """Names that begin alike are cut at a mark between words; others are told in full."""
+    names = ["SmolLM2-135M-Instruct.Q4_0", "SmolLM2-135M-Instruct.Q4_1", "gemma-3-270m.Q4_K_M"]
+    assert _short(names) == ["…Q4_0", "…Q4_1", "gemma-3-270m.Q4_K_M"]
+    assert _short(["alone"]) == ["alone"]
+    assert _short(["the-same-model", "the-same-model"]) == ["the-same-model"] * 2
 
 
 def test_a_mark_without_room_for_its_name_has_its_rank(ranked: ModelManager) -> None:
