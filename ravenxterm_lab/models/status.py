@@ -71,7 +71,7 @@ class ResourceUsage(Displayed):
             for item in self.loaded
         ]
         note = (
-            f"models hold {format_bytes(self.memory_used_by_models)} of a budget of "
+            f"Models hold {format_bytes(self.memory_used_by_models)} of a budget of "
             f"{format_bytes(self.memory_budget)}; headroom {format_bytes(self.memory_headroom)}; "
             f"CPU {self.sample.cpu_percent:.0f}%, "
             f"RAM free {format_bytes(self.sample.memory_available)}; "
@@ -81,7 +81,7 @@ class ResourceUsage(Displayed):
         tables = [Table(header, rows)] if rows else []
         if len(self.devices) > 1:
             tables.append(self._device_table())
-        return Card("Resources", note if rows else f"No model is loaded; {note}", tables)
+        return Card("Resources", note if rows else f"No model is loaded. {note}", tables)
 
     def _device_table(self) -> Table:
         rows = [

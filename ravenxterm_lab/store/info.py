@@ -99,7 +99,7 @@ class StoreInfo(Displayed):
         facts = [
             ["rows", f"{sum(self.rows.values()):,}"],
             ["sessions", f"{self.sessions:,}"],
-            ["database", size if per_row is None else f"{size}, {per_row:.0f} bytes per row"],
+            ["database", size if per_row is None else f"{size}, {per_row:,.0f} bytes per row"],
             ["spool", format_bytes(self.spool_bytes)],
             ["waiting", waiting],
             ["ingesting", busy],

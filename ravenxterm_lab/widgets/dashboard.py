@@ -67,14 +67,14 @@ class Dashboard(Panel):
             description="Scan",
             icon="refresh",
             tooltip="Look for models again",
-            layout={"width": "auto"},
+            layout={"width": "auto", "align_self": "flex-start"},
         )
         self._messages = widgets.HTML()
         self._header = widgets.HTML()
         self._warnings = 0
+        # On a narrow page the one stands below the other, and takes the whole width.
         self.preferences.layout.flex = "1 1 270px"
-        self.preferences.layout.max_width = "330px"
-        self.selection.layout.flex = "3 1 560px"
+        self.selection.layout.flex = "8 1 560px"
         self.selection.layout.min_width = "0"
         for panel in (self.preferences, self.selection):
             panel.add_class("raven-box")
