@@ -131,7 +131,8 @@ class Reader:
             wanted = TaskRequirements.parse(json.loads(requirements or "{}"), task)
         except (PreferenceError, RequirementError) as error:
             return f"their preferences or requirements are not understood here ({error})"
-        place = self._machine(json.loads(machine), now)
+        told = json.loads(machine)
+        place, runs_per_load = self._machine(told, now), told.get("runs_per_load", 1.0)
         arms: list[Arm] = []
         beside: list[Arm] = []
         rejected: dict[str, str] = {}
@@ -140,6 +141,7 @@ class Reader:
             if reason:
                 rejected[one.model] = reason
             if arm is not None:
+                arm = replace(arm, runs_per_load=runs_per_load)
                 (beside if reason else arms).append(arm)
         limits = (wanted.max_latency, wanted.min_throughput, wanted.min_quality)
         return PastDecision(

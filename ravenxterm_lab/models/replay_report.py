@@ -284,10 +284,7 @@ def _why(one: Redecision, policy: str) -> str:
         "better": expected.weights.quality
         * float(expected.quality.mean[b] - expected.quality.mean[a]),
         "faster": expected.weights.latency
-        * float(
-            1 / (1 + expected.latency[b] / expected.latency_scale)
-            - 1 / (1 + expected.latency[a] / expected.latency_scale)
-        ),
+        * float(expected.latency_worth[b] - expected.latency_worth[a]),
         "smaller": expected.weights.memory
         * (expected.arms[a].memory_bytes - expected.arms[b].memory_bytes)
         / max(one.past.budget_bytes, 1),

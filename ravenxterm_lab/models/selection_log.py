@@ -41,6 +41,8 @@ class Ranking:
         Scores, draws and facts of the candidates; None when all were rejected.
     seed : int or None
         Of the draw that ordered the candidates; None when nothing was explored.
+    runs_per_load : float
+        Executions of the task that a load was expected to serve.
     """
 
     ranked: Recommendations
@@ -49,6 +51,7 @@ class Ranking:
     machine: Machine
     decision: Decision | None
     seed: int | None
+    runs_per_load: float = 1.0
 
 
 class SelectionLog:
@@ -137,6 +140,7 @@ def _head(
             "total": machine.total,
             "available": machine.available,
             "budget": machine.budget,
+            "runs_per_load": ranking.runs_per_load,
         },
     }
 

@@ -147,8 +147,10 @@ class AdaptiveModelSelector:
             Whether to record it now; otherwise `Selection.id` does, when it is first asked for.
         """
         wanted = TaskRequirements.parse(requirements, task_type)
-        explore = explore and self.preferences.enable_adaptive_selection
+        follows, explore = explore, explore and self.preferences.enable_adaptive_selection
         ranking = self._rank(_models(available_models), wanted, explore=explore)
+        if follows:
+            self._bench.lately.add(ranking.ranked.task, self._bench.now())
         self._last = ranking.ranked
         log = SelectionLog(self._bench, ranking, wanted, self.preferences)
         if record:
@@ -209,10 +211,11 @@ class AdaptiveModelSelector:
         # exploring one moves the generator on; a display is the same every time.
         seed = int(self._rng.integers(2**63)) if explore else None
         loaded, reclaimable = self._bench.resident()
+        task = wanted.task_type or _common_task(models)
         situation = Situation(
             bench=self._bench,
             models=tuple(models),
-            task=wanted.task_type or _common_task(models),
+            task=task,
             wanted=wanted,
             preferences=self.preferences.model_copy(deep=True),
             machine=self._bench.machine(self.preferences, reclaimable=reclaimable),
@@ -220,6 +223,10 @@ class AdaptiveModelSelector:
             estimator=self._estimator(),
             loaded=loaded,
             failing=self._bench.load_failures.now(),
+            runs_per_load=1.0
+            + self._bench.lately.count(
+                task, self._bench.now(), self.preferences.keep_alive_seconds
+            ),
         )
         return situation.rank(seed)
 

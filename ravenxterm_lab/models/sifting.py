@@ -78,6 +78,8 @@ class Sieve:
         Names of resident models.
     failing : Failing
         What speaks against loads that failed before.
+    runs_per_load : float
+        Executions of the task that a load is expected to serve.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Sieve:
         evidence: Evidence,
         loaded: frozenset[str],
         failing: Failing,
+        runs_per_load: float = 1.0,
     ) -> None:
         self._runtimes = {runtime.name: runtime for runtime in bench.runtimes}
         self._estimator = estimator
@@ -97,6 +100,7 @@ class Sieve:
         self._seen = {key for key, _ in evidence.cells}
         self._loaded = loaded
         self._failing = failing
+        self._runs_per_load = runs_per_load
         self._limits = any(
             limit is not None
             for limit in (wanted.max_latency, wanted.min_throughput, wanted.min_quality)
@@ -180,6 +184,7 @@ class Sieve:
             engine=Engine.of(model.runtimes[0], options.device.value, options.settings)
             if model.runtimes
             else None,
+            runs_per_load=self._runs_per_load,
         )
 
     def _reject(

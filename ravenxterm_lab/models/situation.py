@@ -57,6 +57,8 @@ class Situation:
         Names of resident models.
     failing : Failing
         What speaks against loads that failed before.
+    runs_per_load : float
+        Executions of the task that a load is expected to serve.
     """
 
     bench: Workbench
@@ -69,6 +71,7 @@ class Situation:
     estimator: Estimator
     loaded: frozenset[str]
     failing: Failing
+    runs_per_load: float = 1.0
 
     def rank(self, seed: int | None = None) -> Ranking:
         """Filter, score and explain.
@@ -86,6 +89,7 @@ class Situation:
             self.evidence,
             self.loaded,
             self.failing,
+            self.runs_per_load,
         )
         sifted = sieve.sift(self.models, self._measure)
         memory, decision = sifted.memory, None
@@ -94,7 +98,9 @@ class Situation:
         memories = [memory[arm.model.name] for arm in sifted.arms]
         items = recommend(decision, memories, self.machine.budget) if decision else []
         ranked = Recommendations(items, sifted.rejected, self.task, self)
-        return Ranking(ranked, sifted.options, memory, self.machine, decision, seed)
+        return Ranking(
+            ranked, sifted.options, memory, self.machine, decision, seed, self.runs_per_load
+        )
 
     def after(self, change: Mapping[str, Any], evidence: Evidence | None = None) -> Recommendations:
         """Return the ranking as it would be after a change, without exploring.

@@ -13,6 +13,7 @@ from ravenxterm_lab.exceptions import StoreError
 from ravenxterm_lab.hardware import HardwareProfile
 from ravenxterm_lab.models.budgeting import bytes_on_gpus, device_budgets
 from ravenxterm_lab.models.failing import LoadFailures
+from ravenxterm_lab.models.lately import Lately
 from ravenxterm_lab.models.learning import Learning
 from ravenxterm_lab.models.loading import (
     BeforeLoad,
@@ -72,6 +73,8 @@ class Workbench:
         self.messages = MessageLog(self.store)
         #: In force in this process: the pool's budget and keep-alive follow them.
         self.preferences = UserPreferences.get_defaults()
+        #: Which tasks executions were chosen for in this process, and when.
+        self.lately = Lately()
         #: What was known of each load that is under way, by model key and settings.
         self.before_load: dict[tuple[str, str], BeforeLoad] = {}
         if hardware is not None:

@@ -138,8 +138,10 @@ class Menu:
         Which decision the candidate belongs to, and which cell it is.
     then, now : array (lines,)
         Probability with which the recorded policy chose it, and the other one would.
-    waiting : array (lines,)
-        Seconds before its output runs: the load, if it was not resident, and the first token.
+    waiting, loading : array (lines,)
+        Seconds to the first token, and of the load before it, if it was not resident.
+    waits : array (lines,)
+        Share of the executions that a load serves which wait for it (see `latency_worth`).
     memory : array (lines,)
         Share of the budget that it takes, 0–1.
     person : array (lines,)
@@ -155,12 +157,16 @@ class Menu:
     then: Floats
     now: Floats
     waiting: Floats
+    loading: Floats
+    waits: Floats
     memory: Floats
     person: Floats
     weights: Floats
     scale: Floats
 
-    def worth(self, lines: Whole, quality: Floats, seconds: Floats) -> Floats:
+    def worth(
+        self, lines: Whole, quality: Floats, seconds: Floats, *, loads: bool = False
+    ) -> Floats:
         """Score candidates as the policy does, should they succeed.
 
         Parameters
@@ -168,7 +174,9 @@ class Menu:
         lines : array (k,)
             Which.
         quality, seconds : array (…, k)
-            0–1; of the whole execution.
+            0–1; of the whole execution, with the load or without it.
+        loads : bool
+            Whether the load is still to be counted, by the share that waits for it.
 
         Returns
         -------
@@ -176,7 +184,15 @@ class Menu:
             Utility, no unit.
         """
         row = self.decision[lines]
-        blended = blend(self.weights[row], quality, seconds, self.scale[row], self.memory[lines])
+        blended = blend(
+            self.weights[row],
+            quality,
+            seconds,
+            self.scale[row],
+            self.memory[lines],
+            self.loading[lines] if loads else 0.0,
+            self.waits[lines] if loads else 1.0,
+        )
         blended *= self.person[lines]
         return blended
 
@@ -242,7 +258,8 @@ class Belief:
         Returns
         -------
         dict of str to array (rows × lines)
-            By ``"utility"``, ``"quality"``, ``"latency"`` and ``"memory"``.
+            By ``"utility"``, ``"quality"``, ``"latency"`` and ``"memory"``, on the mean of the
+            executions that a load serves.
         """
         cell = menu.cell
         typical = np.exp(self.ln_work[rows, cell] - self.ln_speed[rows, cell])
@@ -252,8 +269,8 @@ class Belief:
         # A run takes more or less than is typical, and utility is no straight line in seconds.
         for node, share in _NORMAL:
             taken = menu.waiting + typical * math.exp(node * math.sqrt(self.scatter))
-            worth += share * menu.worth(lines, quality, taken)
-            seconds += share * taken
+            worth += share * menu.worth(lines, quality, taken, loads=True)
+            seconds += share * (taken + menu.loading * menu.waits)
         worth *= self.reliability[rows, cell]
         memory = np.broadcast_to(menu.memory, worth.shape)
         return {"utility": worth, "quality": quality, "latency": seconds, "memory": memory}

@@ -33,7 +33,8 @@ __all__ = ["Arm", "Decision", "Weights", "blend", "decide", "weights_for"]
 
 #: Joint posterior draws behind P(best) and P(chosen); one more serves as the exploring draw.
 DRAWS = 256
-#: How many further executions on a task a choice should serve, before any and for each one seen.
+#: How many further executions a choice should serve, before any were seen (the tasks that are
+#: known share them), and how many more for each one seen on the task.
 HORIZON, HORIZON_GROWTH = 30.0, 0.5
 #: Share of the exploring choices that Thompson sampling makes, and how far its draw moves from
 #: the mean: utility of mean + κ·(draw − mean).
@@ -46,7 +47,7 @@ TRUST = 10.0
 # Chosen by simulation on both datasets of `tests/benchmarks/selection.py`, near the values of the
 # design page on selection; its option ``--fit`` chooses them on one dataset for the other. Size is
 # a bad prior for quality, so its slope starts at 0 and can be learned within ±.05 per doubling.
-QUALITY = FieldPrior(task=0.2, model=0.14, cell=0.14, slope=0.05, noise=0.16)
+QUALITY = FieldPrior(task=0.2, model=0.156, cell=0.156, slope=0.05, noise=0.16)
 QUALITY_MEAN = 0.5
 LN_SPEED = FieldPrior(common=0.35, model=0.3, noise=0.05)
 LN_WORK = FieldPrior(task=1.0, model=0.4, noise=0.25)
@@ -96,16 +97,41 @@ def weights_for(preferences: UserPreferences) -> Weights:
     )
 
 
+def latency_worth(
+    seconds: NDArray[np.float64],
+    scale: NDArray[np.float64] | float,
+    loading: NDArray[np.float64] | float = 0.0,
+    waits: NDArray[np.float64] | float = 1.0,
+) -> NDArray[np.float64]:
+    """Return what latency is worth (0–1): ``1 / (1 + seconds/scale)``.
+
+    A load is waited for once, and all executions that it serves gain by it: where it serves n, it
+    is the mean of one that waits and n − 1 that do not.
+
+    Parameters
+    ----------
+    seconds, scale, loading, waits : array (…)
+        Of one execution without a load; at which it is worth half; of the load, 0 where there is
+        none; share of the executions that wait for it (1/n).
+    """
+    worth: NDArray[np.float64] = 1 / (1 + (seconds + loading) / scale)
+    if np.any(loading) and np.any(np.asarray(waits) < 1.0):
+        worth = waits * worth + (1 - waits) / (1 + seconds / scale)
+    return worth
+
+
 def blend(
     weights: NDArray[np.float64],
     quality: NDArray[np.float64],
     seconds: NDArray[np.float64],
     scale: NDArray[np.float64] | float,
     memory: NDArray[np.float64],
+    loading: NDArray[np.float64] | float = 0.0,
+    waits: NDArray[np.float64] | float = 1.0,
 ) -> NDArray[np.float64]:
     """Return the utility before the multipliers: the one place that says what is good.
 
-    ``w_q·quality + w_l / (1 + seconds/scale) + w_m·(1 − memory)``.
+    ``w_q·quality + w_l·latency_worth + w_m·(1 − memory)``, see `latency_worth`.
 
     Parameters
     ----------
@@ -113,10 +139,12 @@ def blend(
         Of quality, latency and memory.
     quality, seconds, scale, memory : array (…)
         0–1; of one execution; at which the latency term is worth half; share of the budget.
+    loading, waits : array (…)
+        As for `latency_worth`.
     """
     total: NDArray[np.float64] = (
         weights[..., 0] * np.clip(quality, 0.0, 1.0)
-        + weights[..., 1] / (1 + seconds / scale)
+        + weights[..., 1] * latency_worth(seconds, scale, loading, waits)
         + weights[..., 2] * (1 - np.minimum(memory, 1.0))
     )
     return total
@@ -144,6 +172,8 @@ class Arm:
         Where the decode rate comes from, in words.
     engine : Engine or None
         How it would run; what was measured otherwise is then no evidence of its speed.
+    runs_per_load : float
+        Executions of the task that one load is expected to serve: 1 or more.
     """
 
     model: ModelMetadata
@@ -154,6 +184,7 @@ class Arm:
     resident: bool = False
     speed_source: str = "bytes and operations ÷ speed of the device"
     engine: Engine | None = None
+    runs_per_load: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +210,8 @@ class Decision:
         The posteriors behind them.
     latency : array (m,)
         Predicted seconds of one execution, load included when not resident.
+    latency_worth : array (m,)
+        What that is worth (0–1) on the mean of the executions that the load serves.
     latency_scale : float
         Seconds at which the latency term is worth half.
     reliability, person_weight : array (m,)
@@ -199,6 +232,7 @@ class Decision:
     ln_speed: Posterior
     ln_work: Posterior
     latency: NDArray[np.float64]
+    latency_worth: NDArray[np.float64]
     latency_scale: float
     reliability: NDArray[np.float64]
     person_weight: NDArray[np.float64]
@@ -231,7 +265,8 @@ def decide(
     Utility: ``w_q·quality + w_l / (1 + latency/τ) + w_m·(1 − memory/budget)``, times the
     person's weight for the model, times the share of its runs that is expected to succeed, with
     ``latency = load (if not resident) + first token + work/speed`` and τ the patience times
-    the candidates' median latency.
+    the candidates' median latency. A load that is expected to serve n executions counts for one
+    of n: the latency term is the mean over them, and in the median the load is divided by n.
 
     Parameters
     ----------
@@ -301,14 +336,16 @@ def decide(
     cells = tuple(evidence.cell(key, task) for key in keys)
     waiting = np.array(
         [
-            (0.0 if arm.resident else arm.load_seconds)
-            + (arm.first_token_seconds if cell.first_token_mean is None else cell.first_token_mean)
-            for arm, key, cell in zip(arms, keys, cells, strict=True)
+            arm.first_token_seconds if cell.first_token_mean is None else cell.first_token_mean
+            for arm, cell in zip(arms, cells, strict=True)
         ]
     )
-    latency = waiting + np.exp(ln_work.mean - ln_speed.mean)
+    loading = np.array([0.0 if arm.resident else arm.load_seconds for arm in arms])
+    waits = np.array([1 / max(arm.runs_per_load, 1.0) for arm in arms])
+    loaded = waiting + np.exp(ln_work.mean - ln_speed.mean)
+    latency = loaded + loading
     weights = weights_for(preferences)
-    scale = max(weights.patience * float(np.median(latency)), 1e-9)
+    scale = max(weights.patience * float(np.median(loaded + loading * waits)), 1e-9)
     reliability = _reliability(keys, evidence)
     person = np.array([preferences.model_weights.get(arm.model.name, 1.0) for arm in arms])
     share = np.array([arm.memory_bytes for arm in arms]) / max(budget_bytes, 1)
@@ -321,7 +358,7 @@ def decide(
         seconds = work - speed
         np.exp(seconds, out=seconds)
         seconds += waiting
-        multiplied: NDArray[np.float64] = blend(parts, q, seconds, scale, share)
+        multiplied: NDArray[np.float64] = blend(parts, q, seconds, scale, share, loading, waits)
         multiplied *= reliability * person
         return multiplied
 
@@ -341,12 +378,13 @@ def decide(
         # How utility moves with quality and with ln seconds, at the means.
         working = np.exp(ln_work.mean - ln_speed.mean)
         by_quality = weights.quality * reliability * person
-        by_time = weights.latency * working / scale / (1 + latency / scale) ** 2
+        by_time = weights.latency * working / scale
+        by_time *= waits / (1 + latency / scale) ** 2 + (1 - waits) / (1 + loaded / scale) ** 2
         by_time *= reliability * person
         index = at(TREMBLE) + learning_value(
             by_quality**2 * quality.own**2 + by_time**2 * (ln_speed.own**2 + ln_work.own**2),
             by_quality**2 * QUALITY.noise + by_time**2 * (LN_SPEED.noise + LN_WORK.noise),
-            HORIZON + HORIZON_GROWTH * sum(cell.runs for cell in cells),
+            HORIZON / len(tasks) + HORIZON_GROWTH * sum(cell.runs for cell in cells),
         )
         thompson = at(EXPLORATION)
         explored = (thompson if rng.random() < THOMPSON else index)[draws]
@@ -362,6 +400,7 @@ def decide(
         ln_speed=ln_speed,
         ln_work=ln_work,
         latency=latency,
+        latency_worth=latency_worth(loaded, scale, loading, waits),
         latency_scale=scale,
         reliability=reliability,
         person_weight=person,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, overload
 
 from ravenxterm_lab.selection.explain import Part, Recommendation
 from ravenxterm_lab.selection.policy import QUALITY_MEAN
+from ravenxterm_lab.units import format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,12 +160,17 @@ def _latency(decision: Decision, index: int) -> Part:
         source = f"estimate: {source}"
     if cell.work_n <= 0:
         source += "; length of the answer: prior"
+    if not arm.resident and arm.load_seconds > 0 and arm.runs_per_load > 1:
+        source += (
+            f"; its load of {format_seconds(arm.load_seconds)} counts for one of "
+            f"{arm.runs_per_load:.0f} runs"
+        )
     return Part(
         "latency",
         latency,
         waiting + working * math.exp(-spread),
         waiting + working * math.exp(spread),
-        weight / (1 + latency / decision.latency_scale),
+        weight * float(decision.latency_worth[index]),
         weight,
         cell.speed_n,
         source,

@@ -199,13 +199,14 @@ def last_ten(moment: Moment) -> str:
         score = float(decision.score[index])
         if runs:
             prior = float(decision.quality.mean[index])
-            load = 0.0 if arm.resident else arm.load_seconds
             worths = blend(
                 parts,
                 np.array([prior if one.run.quality is None else one.run.quality for one in runs]),
-                np.array([(one.seconds or 0.0) + load for one in runs]),
+                np.array([one.seconds or 0.0 for one in runs]),
                 decision.latency_scale,
                 np.array(arm.memory_bytes / max(moment.budget_bytes, 1)),
+                0.0 if arm.resident else arm.load_seconds,
+                1 / max(arm.runs_per_load, 1.0),
             )
             worked = np.array([one.run.success for one in runs])
             score = float(np.mean(worths * worked) * decision.person_weight[index])

@@ -160,14 +160,15 @@ class _Table:
             w = one.expected.weights
             weights.append((w.quality, w.latency, w.memory))
             scale.append(one.expected.latency_scale)
-        then, now, waiting, memory, person = [], [], [], [], []
+        then, now, waiting, loading, waits, memory, person = [], [], [], [], [], [], []
         for row, arm in self.lines:
             one, name = self.decisions[row], arm.model.name
             key = model_key(arm.model), one.past.task
             then.append(one.past.probability.get(name, 0.0))
             now.append(one.probability.get(name, 0.0))
-            load = 0.0 if arm.resident else arm.load_seconds
-            waiting.append(load + self._first.get(key, arm.first_token_seconds))
+            waiting.append(self._first.get(key, arm.first_token_seconds))
+            loading.append(0.0 if arm.resident else arm.load_seconds)
+            waits.append(1 / max(arm.runs_per_load, 1.0))
             memory.append(arm.memory_bytes / max(one.past.budget_bytes, 1))
             person.append(one.past.preferences.model_weights.get(name, 1.0))
         number = {key: index for index, key in enumerate(self.cells())}
@@ -183,6 +184,8 @@ class _Table:
             then=np.array(then),
             now=np.array(now),
             waiting=np.array(waiting),
+            loading=np.array(loading),
+            waits=np.array(waits),
             memory=np.array(memory),
             person=np.array(person),
             weights=np.array(weights),

@@ -60,7 +60,12 @@ def test_a_decision_can_be_made_again_from_its_record(selector: AdaptiveModelSel
         names = [row[0] for row in rows]
         # The draw goes by the order of the candidates, which is that of the registry.
         facts = {row[0]: row[1:6] for row in rows}
-        arms = [Arm(model, *facts[model.name]) for model in MODELS if model.name in facts]
+        shared = json.loads(machine)["runs_per_load"]
+        arms = [
+            Arm(model, *facts[model.name], runs_per_load=shared)
+            for model in MODELS
+            if model.name in facts
+        ]
         again = decide(
             arms, "text_generation", Evidence.none(), selector.preferences,
             budget_bytes=json.loads(machine)["budget"], explore=True,
@@ -97,3 +102,28 @@ def test_a_seeded_selector_decides_the_same_again(tmp_path: Path) -> None:
 
     assert orders("one", 1) == orders("two", 1)
     assert orders("three", 1) != orders("four", 2)
+
+
+def test_a_load_is_expected_to_serve_what_was_asked_for_lately(
+    selector: AdaptiveModelSelector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many runs as within the last keep-alive, this one included; a display is none."""
+    bench, minute = selector._bench, [0]
+    monkeypatch.setattr(bench, "now", lambda: f"2026-11-01 10:{minute[0]:02d}:00")
+
+    def expected() -> float:
+        selection = selector.select(MODELS, "text_generation")
+        query = "SELECT machine->'runs_per_load' FROM selections WHERE selection = $id"
+        return float(bench.store.rows(query, {"id": selection.id})[0][0])
+
+    for count in range(1, 6):
+        selector.get_recommended_models(MODELS, "text_generation")
+        selector.select(MODELS, "text_generation", explore=False)
+        assert expected() == count
+    minute[0] = 4
+    assert expected() == 6
+    minute[0] = 6  # the keep-alive is five minutes
+    assert expected() == 2
+    assert bench.lately.count("embedding", bench.now(), 1e9) == 0
+    selector.preferences = UserPreferences(keep_alive_seconds=0)
+    assert expected() == 1

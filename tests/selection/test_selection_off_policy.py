@@ -85,7 +85,8 @@ def one_choice(then: float, now: float) -> Menu:
     return Menu(
         decision=lines // 2, cell=lines % 2,
         then=np.tile([then, 1 - then], 3), now=np.tile([now, 1 - now], 3),
-        waiting=np.zeros(6), memory=np.zeros(6), person=np.ones(6),
+        waiting=np.zeros(6), loading=np.zeros(6), waits=np.ones(6),
+        memory=np.zeros(6), person=np.ones(6),
         weights=np.tile([1.0, 0.0, 0.0], (3, 1)), scale=np.ones(3),
     )  # fmt: skip
 
@@ -146,7 +147,7 @@ def test_the_scores_are_the_policys_own() -> None:
     size = len(last.arms)
     menu = Menu(
         decision=np.zeros(size, int), cell=np.arange(size), then=np.zeros(size),
-        now=np.zeros(size), waiting=np.zeros(size),
+        now=np.zeros(size), waiting=np.zeros(size), loading=np.zeros(size), waits=np.ones(size),
         memory=np.array([arm.memory_bytes for arm in last.arms]) / scenes.BUDGET,
         person=last.person_weight,
         weights=np.array([[weights.quality, weights.latency, weights.memory]]),
