@@ -266,7 +266,9 @@ def _take(known: _Known, rows: Iterable[Mapping[str, Any]], now: str) -> None:
         there = (model, engine or "", device or "cpu", settings or "")
         if truth.peak_bytes > max(0, truths[there].peak_bytes if there in truths else 0):
             truths[there] = truth
-    known.history = known.history.extended(outcomes, truths)
+    # Answers are kept by their history: an execution without a forecast or a peak changes none.
+    if outcomes or truths != known.history.truths:
+        known.history = known.history.extended(outcomes, truths)
 
 
 def basis_of(subject: Subject) -> dict[str, object]:

@@ -216,8 +216,16 @@ def test_the_history_is_read_once_until_something_is_recorded(store: Store) -> N
     store.ingest_now()
     reader.forget()
     assert reader.read(HERE) is second, "the rows only moved"
+    ran(store, 2048, 0, metrics={"success": True, "throughput": 9.0})
+    reader.forget()
+    third = reader.read(HERE)
+    assert list(third.truths.values()) == [Truth(300 * MIB, 2)]
+    ran(store, 2048, 0, metrics={"success": True, "throughput": 9.0}, runtime=None)
+    ran(store, 1024, 0, metrics={"success": True, "throughput": 9.0})
+    reader.forget()
+    assert reader.read(HERE) is third, "neither a peak nor a forecast: all answers still hold"
     now[0] += WHOLE_SECONDS
-    assert reader.read(HERE) is not second, "ages move on"
+    assert reader.read(HERE) is not third, "ages move on"
 
 
 def test_what_another_process_recorded_is_seen_after_a_second(store: Store) -> None:
