@@ -108,7 +108,12 @@ def _draw(frame: pl.DataFrame, window: Window, title: str) -> Figure:
             y=[safe(_shown(model)) for model in own["chosen"]],
             name=f"{safe(name)} (n = {int(own['decisions'].sum()):,})",
             mode="markers",
-            marker={**style(index)["marker"], "size": 10, "opacity": 0.8},
+            # Thinned, the marks of all columns stand side by side.
+            marker={
+                **style(index)["marker"],
+                "size": 10 if len(frame) <= _FEW else 5,
+                "opacity": 0.8,
+            },
             text=[_why(row) for row in own.iter_rows(named=True)],
             hovertemplate=(
                 f"%{{x|%Y-%m-%d %H:%M:%S}} %{{y}}<br>%{{text}}<extra>{safe(name)}</extra>"

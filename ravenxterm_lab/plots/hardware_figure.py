@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ravenxterm_lab.plots.gaps import with_gaps
 from ravenxterm_lab.plots.theme import (
     AXIS,
     COLOURS,
@@ -24,7 +25,6 @@ from ravenxterm_lab.units import NOT_MEASURED, format_bytes, format_number, form
 
 if TYPE_CHECKING:
     import polars as pl
-    from numpy.typing import NDArray
 
     from ravenxterm_lab.plots.window import Window
 
@@ -130,10 +130,15 @@ def draw(frame: pl.DataFrame, window: Window) -> Figure:
         weights["executions"] = 0.6 + 0.45 * len(models)
     figure = Figure()
     axes = _axes(weights)
+    # Up to two GPUs, colour alone tells the lines of a band apart.
+    few = points["gpu"].drop_nulls().n_unique() <= 2
     for name, gpu in points.select("what", "gpu").unique(maintain_order=True).iter_rows():
         own = points.filter((pl.col("what") == name) & pl.col("gpu").eq_missing(gpu)).sort("ts")
         x, y = with_gaps(milliseconds(own["ts"]), floats(own["value"], lines[name].factor))
         label, look = _look(name, gpu)
+        if few and len(own) > _MARKED:
+            # A peak could fall between two dashes.
+            look["dash"] = "solid"
         figure.add_scatter(
             meta=key_of(name, gpu),
             x=x,
@@ -220,26 +225,6 @@ def _add_runs(
             name="execution",
             hovertemplate="%{y}: %{text}<extra></extra>",
         )
-
-
-def with_gaps(
-    times: NDArray[np.float64], values: NDArray[np.float32]
-) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Break a line where nothing was measured for much longer than usual.
-
-    Parameters
-    ----------
-    times : array (n,)
-        Milliseconds, ascending.
-    values : array (n,)
-        At these times.
-    """
-    if len(times) < 3:
-        return times, values
-    steps = np.diff(times)
-    usual = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
-    gaps = np.flatnonzero(steps > max(6 * usual, 15_000.0)) + 1
-    return np.insert(times, gaps, times[gaps - 1] + 1), np.insert(values, gaps, np.nan)
 
 
 def summarise(frame: pl.DataFrame, window: Window) -> str:

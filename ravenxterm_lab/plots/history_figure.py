@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ravenxterm_lab.plots.gaps import with_gaps
 from ravenxterm_lab.plots.theme import (
     AXIS,
     COLOURS,
@@ -147,7 +150,12 @@ def _value_axis(frame: pl.DataFrame, metric: Metric) -> dict[str, Any]:
     known = all(isinstance(value, float) for value in (least, median, greatest))
     if known and least > 0 and greatest > _STEEP * median:  # type: ignore[operator]
         return log_axis(metric.short_axis, least, greatest)  # type: ignore[arg-type]
-    return {"title": {"text": metric.short_axis}, "rangemode": "tozero"}
+    return {
+        "title": {"text": metric.short_axis},
+        "rangemode": "tozero",
+        # Not "10k" for ten thousand.
+        "tickformat": ",.6~g",
+    }
 
 
 def _add_points(
@@ -195,22 +203,25 @@ def _add_line(
     in_legend: bool = False,
 ) -> None:
     line = _part(frame, what, name)
-    line = line.filter(line["runs"] >= FEWEST)
+    line = line.filter((line["runs"] >= FEWEST) & line["value"].is_not_null())
     label, said = safe(shown_name(name)), "p50" if what == "p50" else metric.tail_name
     look = series_style(index, name)["line"]
+    x, y = with_gaps(milliseconds(line["ts"]), floats(line["value"], metric.factor))
+    counts = np.zeros(len(x), int)
+    counts[~np.isnan(y)] = line["runs"].to_numpy()
     width = 2.5 if what == "p50" else 1.5
     dash = look["dash"] if what == "p50" else "dot"
     figure.add_scatter(
         meta=f"{label} {what}",
-        x=milliseconds(line["ts"]),
-        y=floats(line["value"], metric.factor),
+        x=x,
+        y=y,
         name=f"{label} (n = {_count(frame, name):,}), {said}",
         legendgroup=label,
         showlegend=in_legend,
         mode="lines" if len(line) > 1 else "markers",
         line={**look, "width": width, "dash": dash},
         marker={"color": look["color"], "symbol": "line-ew-open", "size": 14},
-        customdata=line["runs"].to_list(),
+        customdata=counts.tolist(),
         hovertemplate=(
             f"{said} %{{y:,.4~g}} {metric.unit} of %{{customdata:,}} executions<br>"
             f"around %{{x|%Y-%m-%d %H:%M}}<extra>{label}</extra>"
@@ -223,6 +234,8 @@ def _add_strip(figure: Figure, frame: pl.DataFrame, runs: dict[str, int]) -> Non
     for what, colour, symbol in looks:
         own = _strip(frame, what)
         said = "stopped by you" if what == "stopped" else "failed"
+        # Of many, crosses would run into one another.
+        mark = "line-ns-open" if len(own) > _MOST_FAILURES / 2 else symbol
         figure.add_scatter(
             meta=what,
             x=milliseconds(own["ts"]),
@@ -231,7 +244,7 @@ def _add_strip(figure: Figure, frame: pl.DataFrame, runs: dict[str, int]) -> Non
             name=f"{said} (n = {runs[what]:,})",
             showlegend=bool(len(own)),
             mode="markers",
-            marker={"symbol": symbol, "size": 9, "color": colour},
+            marker={"symbol": mark, "size": 9, "color": colour},
             text=[safe(text) for text in own["told"]],
             hovertemplate="%{x|%Y-%m-%d %H:%M:%S}<br>%{text}<extra></extra>",
         )

@@ -28,6 +28,9 @@ _QUANTITIES = {
     "load_seconds": ("load", "s", 1.0),
 }
 
+#: Marks of the usual size.
+_FEW = 1000
+
 # Of the points that fall on one place of the figure the latest stands for all: what is seen is
 # the same, and a million predictions stay drawable. 0.01 in ln is about a pixel of two decades.
 _SQL = """
@@ -118,22 +121,26 @@ def _draw(frame: pl.DataFrame, quantity: str, window: Window, title: str) -> Fig
         x=[low, high], y=[low, high], mode="lines", name="came true",
         line={"color": OTHERS, "dash": "dot"}, hoverinfo="skip",
     )  # fmt: skip
-    for index, tier in enumerate(_tiers(points)):
+    # Of many, each is a dot, and the few of a rare tier lie on top.
+    dot = {} if len(points) <= _FEW else {"size": 4}
+    counts = dict(points.group_by("tier").agg(pl.col("runs").sum()).iter_rows())
+    for index, tier in enumerate(sorted(_tiers(points), key=lambda tier: -counts[tier])):
         own = points.filter(pl.col("tier").eq_missing(tier))
         figure.add_scatter(
             x=floats(own["predicted"], factor),
             y=floats(own["actual"], factor),
             name=f"{safe(_said(tier))} (n = {int(own['runs'].sum()):,})",
             mode="markers",
-            marker={**style(index)["marker"], "opacity": 0.8},
+            marker={**style(index)["marker"], "opacity": 0.8, **dot},
             text=[_told(row, unit, factor) for row in own.iter_rows(named=True)],
             hovertemplate=(
                 f"%{{text}}<br>predicted %{{x:,.4~g}}, came %{{y:,.4~g}} {unit}<extra></extra>"
             ),
         )
     count = format_number(int(points["runs"].sum()), "prediction")
+    subtitle = f"n = {count} with an outcome, {window.label}<br>series: evidence behind it"
     figure.update_layout(
-        **layout(title, f"n = {count} with an outcome, {window.label}; series: evidence behind it"),
+        **layout(title, subtitle),
         height=480,
         xaxis=log_axis(f"predicted ({unit})", low, high),
         yaxis=log_axis(f"measured ({unit})", low, high),

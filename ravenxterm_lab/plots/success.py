@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -163,6 +164,9 @@ def _draw(frame: pl.DataFrame, window: Window) -> Figure:
                 f"<extra>{label}</extra>"
             ),
         )
+    # From 0, many executions that hardly ever fail would be one line at the top.
+    least = float(frame["low" if len(names) <= _MOST_BANDS else "value"].min() or 0.0)  # type: ignore[arg-type]
+    low = max(10 * math.floor(10 * least - 0.5), 0)
     count = format_number(int(frame["runs"].sum()), "execution")
     subtitle = f"n = {count}, {window.label}, times in UTC<br>bands: 95% interval"
     if len(names) > _MOST_BANDS:
@@ -171,7 +175,12 @@ def _draw(frame: pl.DataFrame, window: Window) -> Figure:
         **layout("Success (% of executions)", subtitle),
         height=height_for(len(names)),
         xaxis=time_axis(**_around(frame["ts"])),
-        yaxis={"title": {"text": "success (%)"}, "range": [-3, 103], "automargin": True, **AXIS},
+        yaxis={
+            "title": {"text": "success (%)"},
+            "range": [low - 0.03 * (100 - low), 100 + 0.03 * (100 - low)],
+            "automargin": True,
+            **AXIS,
+        },
     )
     return figure
 

@@ -41,7 +41,7 @@ CONFIG: dict[str, Any] = {
 
 
 #: Of every axis: a title little larger than the ticks, and ticks apart from the bars.
-_PLAIN_AXIS = {"title": {"font": {"size": 14}}, "ticklabelstandoff": 4}
+_PLAIN_AXIS = {"title": {"font": {"size": 14}, "standoff": 14}, "ticklabelstandoff": 4}
 
 
 class Figure(go.Figure):  # type: ignore[misc]  # plotly ships no annotations

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
+import numpy as np
 import polars as pl
 import pytest
 
 from ravenxterm_lab.exceptions import RequirementError
 from ravenxterm_lab.models import ModelManager
 from ravenxterm_lab.plots import View, distributions, history, success
+from ravenxterm_lab.plots.history_figure import draw
+from ravenxterm_lab.plots.metrics import METRICS
 from ravenxterm_lab.plots.success import _interval
+from ravenxterm_lab.plots.window import Window
 from ravenxterm_lab.quality import Interval
 from ravenxterm_lab.store.rollups import GAMMA
 
@@ -229,3 +235,25 @@ def test_medians_lie_on_all_envelopes(year: ModelManager) -> None:
 def test_whole_days_are_told_without_a_time(year: ModelManager) -> None:
     """A window from midnight to midnight is told by its dates."""
     assert "from 2025-01-01 to 2026-01-01," in history(year, **YEAR).summary
+
+
+def test_a_median_is_not_drawn_where_nothing_was_run() -> None:
+    """Between two spells of executions with a month between them the line of the median breaks."""
+    days = [*range(1, 9), *range(40, 48)]
+    times = [datetime(2026, 1, 1) + timedelta(days=day) for day in days]  # noqa: DTZ001 - UTC
+    rows = [
+        {"series": "m", "what": "p50", "ts": ts, "value": 1.0 + day, "runs": 100, "text": None}
+        for ts, day in zip(times, days, strict=True)
+    ]
+    window = Window(times[0], times[-1], "last 60 days")
+    runs = {"run": 1600, "failed": 0, "stopped": 0}
+    figure = draw(pl.DataFrame(rows), METRICS["latency"], window, runs, thinned=True)
+    (line,) = (trace for trace in figure.data if trace.meta == "m p50")
+    assert np.flatnonzero(np.isnan(line.y)).tolist() == [8]
+    assert list(line.customdata) == [100] * 8 + [0] + [100] * 8
+
+
+def test_success_of_many_is_told_apart(year: ModelManager, busy: ModelManager) -> None:
+    """Where hardly anything fails the axis begins above 0; where much may fail, at 0."""
+    assert success(year, **YEAR).figure.layout.yaxis.range[0] > 30
+    assert success(busy).figure.layout.yaxis.range[0] < 10

@@ -15,7 +15,7 @@ from ravenxterm_lab.hardware import FakeGpu, FakeNvml, HardwareProfile
 from ravenxterm_lab.models import ModelManager, Workbench
 from ravenxterm_lab.models.monitoring import Monitoring
 from ravenxterm_lab.plots import disk, hardware, memory
-from ravenxterm_lab.plots.hardware_figure import with_gaps
+from ravenxterm_lab.plots.gaps import with_gaps
 from ravenxterm_lab.runtimes.fake import FakeRuntime
 
 
