@@ -99,10 +99,13 @@ class Estimator:
         self.level = level
         nothing = History()
         self._history = history or (lambda: nothing)
-        # Rankings ask for the same again and again; an answer holds for its history.
-        self._speeds: WeakKeyDictionary[History, dict[tuple[object, ...], SpeedEstimate]]
+        # Rankings ask for the same again and again; an answer holds for the state of its history,
+        # and on memory for the model's own truths.
+        self._speeds: WeakKeyDictionary[object, dict[tuple[object, ...], SpeedEstimate]]
         self._speeds = WeakKeyDictionary()
-        self._memories: WeakKeyDictionary[History, dict[tuple[object, ...], MemoryForecast]]
+        self._memories: WeakKeyDictionary[
+            object, dict[tuple[object, ...], tuple[object, MemoryForecast]]
+        ]
         self._memories = WeakKeyDictionary()
         self._facts: WeakKeyDictionary[History, History] = WeakKeyDictionary()
         # What the formula says holds for every history.
@@ -157,12 +160,13 @@ class Estimator:
         options = (options or LoadOptions()).resolved(model)
         engine = engine or (model.runtimes[0] if model.runtimes else None)
         history = self._history()
-        kept = self._memories.setdefault(history, {})
-        key = (history.version, Same(model), options, engine)
-        known = kept.get(key)
-        if known is None or known.budget_bytes != budget_bytes:
+        kept = self._memories.setdefault(history.state, {})
+        key = (Same(model), options, engine)
+        truths, known = kept.get(key, (None, None))
+        now = history.loads_of(model_key(model))
+        if known is None or truths != now or known.budget_bytes != budget_bytes:
             known = self._memory(model, options, engine, budget_bytes, history)
-            kept[key] = known
+            kept[key] = now, known
         return known
 
     def _memory(
@@ -231,10 +235,8 @@ class Estimator:
         """
         options = (options or LoadOptions()).resolved(model)
         history = self._history()
-        known = self._speeds.setdefault(history, {})
-        key = (
-            history.version, Same(model), options, engine, context_length, prompt_tokens, cached,
-        )  # fmt: skip
+        known = self._speeds.setdefault(history.state, {})
+        key = (Same(model), options, engine, context_length, prompt_tokens, cached)
         if key not in known:
             known[key] = estimate_speed(
                 model,

@@ -174,6 +174,12 @@ class _Runs:
         return squares, weight
 
 
+class _State:
+    """Stands for some outcomes; equal to itself alone."""
+
+    __slots__ = ("__weakref__",)
+
+
 class History:
     """Outcomes, arranged for those who predict.
 
@@ -192,8 +198,9 @@ class History:
     ) -> None:
         #: In the order in which they came.
         self.outcomes: list[Outcome] = []
-        #: Goes up with each outcome, so that what was derived before is known to be old.
-        self.version = 0
+        #: Another with each outcome, so that what was derived before is known to be old. Histories
+        #: that differ in the truths alone share it.
+        self.state = _State()
         self.calibrator = Calibrator()
         self.truths = dict(truths or {})
         self._runs: dict[tuple[str, str, str], dict[tuple[str, str], _Runs]] = {}
@@ -208,7 +215,7 @@ class History:
 
     def add(self, outcome: Outcome) -> None:
         """Take in a further outcome, the latest so far."""
-        self.version += 1
+        self.state = _State()
         self.outcomes.append(outcome)
         score = outcome.score()
         if score is not None:
@@ -246,7 +253,7 @@ class History:
             In place of those of this history.
         """
         further = History((), self.truths if truths is None else truths)
-        further.version = self.version
+        further.state = self.state
         further.outcomes = list(self.outcomes)
         further.calibrator = self.calibrator.copy()
         further._runs = {

@@ -22,7 +22,7 @@ from ravenxterm_lab.estimation import (
     estimate_memory,
     model_key,
 )
-from ravenxterm_lab.estimation.history import Truth
+from ravenxterm_lab.estimation.history import Outcome, Truth
 from ravenxterm_lab.estimation.learning import Subject
 from ravenxterm_lab.estimation.recall import FRESH_SECONDS, WHOLE_SECONDS
 from ravenxterm_lab.exceptions import StoreError
@@ -386,6 +386,69 @@ def test_a_history_that_follows_is_the_one_that_is_read(
         whole = HistoryReader(others, now=lambda: NOW).read(HERE)
         assert followed.truths == whole.truths
         assert followed.outcomes == whole.outcomes
+
+
+NEWS = st.one_of(
+    st.tuples(
+        st.just("truth"), st.sampled_from("fg"), st.sampled_from([1024, 4096]),
+        st.integers(100, 900),
+    ),
+    st.tuples(
+        st.sampled_from(["throughput", "load_seconds", "peak_memory"]), st.sampled_from("fg"),
+        st.floats(0.5, 2), st.booleans(),
+    ),
+    st.tuples(st.just("nothing")),
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(NEWS, max_size=8))
+def test_an_answer_that_is_kept_is_the_answer(steps: list[tuple[Any, ...]]) -> None:
+    """Peaks, speeds and both come in any order: who asked before hears what a newcomer does."""
+    models = [model(), model(name="n", fingerprint="g"), model(name="o", fingerprint="h")]
+    history = [History()]
+    asked = Estimator(MACHINE, lambda: history[0])
+    for kind, *what in [("nothing",), *steps]:
+        truths, outcomes = dict(history[0].truths), []
+        if kind == "truth":
+            place = (what[0], "llama_cpp", "cpu", f"ctx={what[1]} kv=f16")
+            truths[place] = Truth(what[2] * MIB, 1)
+        elif kind != "nothing":
+            subject = Subject({"steps": 0.01, "bytes": 0.02}, what[0], "", "ctx=4096 kv=f16")
+            outcomes = [
+                Outcome(
+                    kind, "measured", "llama_cpp", "cpu", subject, 30.0, 30.0 * what[1],
+                    low=20.0, high=40.0, spread=0.2, here=what[2],
+                )
+            ]  # fmt: skip
+        history[0] = history[0].extended(outcomes, truths)
+        fresh = Estimator(MACHINE, lambda known=history[0]: known)
+        for one in models:
+            for context, budget in ((1024, None), (4096, 500 * MIB)):
+                options = LoadOptions(context_length=context)
+                kept = asked.memory(one, options, budget_bytes=budget)
+                assert kept == fresh.memory(one, options, budget_bytes=budget)
+                speed, anew = asked.speed(one, options), fresh.speed(one, options)
+                for name in ("decode", "first_token", "load"):
+                    mine, theirs = getattr(speed, name), getattr(anew, name)
+                    assert (mine.tier, mine.runs) == (theirs.tier, theirs.runs)
+                    assert [mine.value, mine.low, mine.high] == pytest.approx(
+                        [theirs.value, theirs.low, theirs.high], rel=1e-12
+                    )
+
+
+def test_a_peak_of_one_model_leaves_the_answers_on_others() -> None:
+    """Of a thousand models a run changes one; the rest is not estimated again."""
+    ran, other = model(), model(name="n", fingerprint="g")
+    history = [History()]
+    asked = Estimator(MACHINE, lambda: history[0])
+    before = asked.memory(ran), asked.memory(other), asked.speed(ran)
+    place = ("f", "llama_cpp", "cpu", "ctx=4096 kv=f16")
+    history[0] = history[0].extended([], {place: Truth(300 * MIB, 1)})
+    assert asked.memory(ran).measured
+    assert not before[0].measured
+    assert asked.memory(other) is before[1]
+    assert asked.speed(ran) is before[2]
 
 
 def test_a_history_read_step_by_step_is_the_one_read_at_once(store: Store) -> None:
