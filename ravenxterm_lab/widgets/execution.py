@@ -120,7 +120,7 @@ class RunPanel(Panel):
     def offer(self, task: str | None) -> None:
         """Fit the prompt to a task; one that takes arrays cannot be run from here."""
         self._able = task in TEXT_TASKS
-        generates = task == "text_generation"
+        generates = task in (None, "text_generation")
         self.prompt.description = "prompt" if generates else "texts"
         self.prompt.tooltip = "What to answer" if generates else "One text a line"
         self.max_tokens.disabled = not generates
@@ -227,7 +227,10 @@ class RunPanel(Panel):
             )
         except _StoppedError:
             self._show("".join(pieces))
-            self._end(f"Stopped by you after {len(pieces)} pieces; the run was not recorded.")
+            self._end(
+                f"Stopped by you after {len(pieces)} pieces; "
+                "the run is kept, and not held against the model."
+            )
         except RavenXTermError as error:
             self._show("".join(pieces))
             self._end(str(error), error=True)
@@ -239,8 +242,9 @@ class RunPanel(Panel):
             self.report = report
             self._show(report.output if isinstance(report.output, str) else _described(report))
             self._end(_counters(report))
-            if not self._closed:
-                self._board.tell("executions")
+        # One that was stopped or failed is in the history as well.
+        if not self._closed:
+            self._board.tell("executions")
 
     def _end(self, text: str, *, error: bool = False) -> None:
         self._busy = False

@@ -42,24 +42,42 @@ def browser(pages: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture
-def lab(pages: ModuleType, server: Any, browser: Any) -> Iterator[Any]:
-    """A fresh page; after the test it must have asked nothing of other machines, without error."""
-    page = pages.LabPage(browser, server)
-    yield page
-    outside, errors = page.outside, page.errors
-    page.close()
-    assert outside == []
-    assert errors == []
+def open_lab(pages: ModuleType, server: Any, browser: Any) -> Iterator[Callable[[], Any]]:
+    """Return an opener of pages; none may have asked other machines for anything, or had an error.
+
+    The kernels of a test end with it, so that none works beside the next.
+    """
+    opened: list[Any] = []
+
+    def open_page() -> Any:
+        opened.append(pages.LabPage(browser, server))
+        return opened[-1]
+
+    yield open_page
+    for page in opened:
+        page.close()
+    server.end_kernels()
+    assert [page.outside for page in opened] == [[] for _ in opened]
+    assert [page.errors for page in opened] == [[] for _ in opened]
+
+
+@pytest.fixture
+def lab(open_lab: Callable[[], Any]) -> Any:
+    """A fresh page."""
+    return open_lab()
 
 
 @pytest.fixture
 def make_notebook(
     server: Any, demo_directory: Path, request: pytest.FixtureRequest
-) -> Callable[[Path | list[str]], str]:
-    """Return a maker of notebooks whose home holds the real demo models."""
+) -> Callable[..., str]:
+    """Return a maker of notebooks whose home holds the real demo models.
 
-    def make(source: Path | list[str]) -> str:
-        path: str = server.notebook(request.node.name, source, demo_directory)
+    Those of one test, told apart by ``file``, share that home.
+    """
+
+    def make(source: Path | list[str], **options: str) -> str:
+        path: str = server.notebook(request.node.name, source, demo_directory, **options)
         return path
 
     return make

@@ -10,6 +10,7 @@ import secrets
 import subprocess
 import sys
 import time
+import urllib.request
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Browser, ConsoleMessage, Page, Route, WebSocket
+    from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Route, WebSocket
 
 CHROMIUM = Path("/usr/bin/chromium")
 AXE = Path(str(files("axe_playwright_python"))) / "axe.min.js"
@@ -31,10 +32,12 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-#: A page does not draw cells that are out of sight, asks for news, and saves, unless told not to.
+#: A page does not draw cells that are out of sight, asks for news, saves, and gives a completion a
+#: second to come, however slow the machine, unless told not to.
 _SETTINGS = {
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
     "@jupyterlab/docmanager-extension/plugin": {"autosave": False},
+    "@jupyterlab/completer-extension/manager": {"providerTimeout": 120_000},
     "@jupyterlab/apputils-extension/notification": {
         "fetchNews": "false",
         "checkForUpdates": False,
@@ -48,7 +51,8 @@ from pathlib import Path
 os.environ["RAVENXTERM_HOME"] = str(Path.cwd() / "home")
 """
 _SESSION = "window.jupyterapp?.shell?.currentWidget?.sessionContext"
-_CELLS = "window.jupyterapp.shell.currentWidget.content.model.cells"
+_NOTEBOOK = "window.jupyterapp.shell.currentWidget.content"
+_CELLS = f"{_NOTEBOOK}.model.cells"
 
 
 class JupyterServer:
@@ -129,29 +133,47 @@ class JupyterServer:
         log = (self._directory / "log.txt").read_text(encoding="utf-8")
         raise RuntimeError(f"JupyterLab did not start:\n{log[-4000:]}")
 
-    def notebook(self, name: str, source: Path | list[str], models: Path | None = None) -> str:
-        """Make a notebook in a directory of its own; return its path below the root.
+    def end_kernels(self) -> None:
+        """End all kernels, as the list of running kernels does."""
+        for kernel in json.loads(self._ask("GET", "api/kernels")):
+            self._ask("DELETE", f"api/kernels/{kernel['id']}")
+
+    def _ask(self, method: str, path: str) -> bytes:
+        request = urllib.request.Request(
+            self.url + path, method=method, headers={"Authorization": f"token {self.token}"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            content: bytes = answer.read()
+        return content
+
+    def notebook(
+        self, name: str, source: Path | list[str], models: Path | None = None, *, file: str = "page"
+    ) -> str:
+        """Make a notebook; return its path below the root.
 
         Parameters
         ----------
         name : str
-            Of the directory.
+            Of the directory, which is the home of all kernels of its notebooks.
         source : Path or list of str
             A notebook to copy, or the code of its cells.
         models : Path, optional
-            Put into the home of its kernel as ``models/demo``.
+            Put into that home as ``models/demo``.
+        file : str
+            The notebook's own name.
         """
         directory = self.root / name
-        directory.mkdir()
-        if models is not None:
+        directory.mkdir(exist_ok=True)
+        if models is not None and not (directory / "home").exists():
             (directory / "home" / "models").mkdir(parents=True)
             (directory / "home" / "models" / "demo").symlink_to(models, target_is_directory=True)
         if isinstance(source, Path):
             text = source.read_text(encoding="utf-8")
         else:
             text = json.dumps(_as_notebook(source))
-        (directory / "page.ipynb").write_text(text, encoding="utf-8")
-        return f"{name}/page.ipynb"
+        with (directory / f"{file}.ipynb").open("x", encoding="utf-8") as place:
+            place.write(text)
+        return f"{name}/{file}.ipynb"
 
 
 def _as_notebook(cells: list[str]) -> dict[str, Any]:
@@ -217,27 +239,100 @@ class LabPage:
             timeout=180_000,
         )
 
+    def restart_kernel(self) -> None:
+        """Restart the kernel and clear the outputs, as the menu does."""
+        self.page.evaluate(
+            "void window.jupyterapp.commands.execute('notebook:restart-clear-output')"
+        )
+        self.page.locator(".jp-Dialog .jp-mod-accept").click()
+        self.page.wait_for_function(
+            f"""Array.from({_CELLS}).every(cell => cell.type !== 'code' ||
+                cell.executionCount === null) && {_SESSION}.session?.kernel?.status === 'idle'"""
+        )
+
     def end_kernel(self) -> None:
         """End the kernel of the notebook that is open; nothing starts another."""
         self.page.evaluate(f"{_SESSION}.shutdown()")
         self.page.wait_for_function(f"!{_SESSION}.session?.kernel")
 
+    def run_notebook(self, path: str) -> Locator:
+        """Open a notebook, run all of it without an error, and return its first panel."""
+        self.open(path)
+        self.run_all()
+        assert self.failures() == []
+        return self.panel
+
+    @property
+    def panel(self) -> Locator:
+        """The first panel of ours in an output."""
+        return self.page.locator(".jp-OutputArea-output .raven-lab").first
+
+    def says(self, text: str | re.Pattern[str]) -> str:
+        """Wait until a status that can be seen says something; return the whole of it."""
+        said = self.page.locator(".raven-lab").get_by_role("status").filter(has_text=text)
+        found = said.locator("visible=true").first
+        found.wait_for()
+        return found.inner_text()
+
+    def failures(self) -> list[str]:
+        """Return the errors in the outputs of the cells."""
+        return [
+            f"{output['ename']}: {output['evalue']}"
+            for cell in self.cells()
+            for output in cell.get("outputs", [])
+            if output["output_type"] == "error"
+        ]
+
     def execute(self, code: str) -> str:
         """Run code in the notebook's kernel, outside of its cells; return what it printed."""
-        printed: str = self.page.evaluate(
-            f"""async code => {{
-                const future = {_SESSION}.session.kernel.requestExecute({{code}});
+        self.begin(code)
+        return self.ended()
+
+    def begin(self, code: str) -> None:
+        """Run code in the notebook's kernel, outside of its cells, and go on at once."""
+        self.page.evaluate(
+            f"""code => {{
+                const future = {_SESSION}.session.kernel.requestExecute(
+                    {{code, store_history: false}});
                 let text = '';
                 future.onIOPub = message => {{
                     if (message.header.msg_type === 'stream') text += message.content.text;
                     if (message.header.msg_type === 'error') text += message.content.evalue;
                 }};
-                await future.done;
-                return text;
+                window.ravenEnded = future.done.then(() => text);
             }}""",
             code,
         )
+
+    def ended(self) -> str:
+        """Wait for the end of what was begun; return what it printed."""
+        printed: str = self.page.evaluate("window.ravenEnded")
         return printed
+
+    def edit_last_cell(self) -> None:
+        """Put the cursor into the last cell, by keyboard."""
+        self.page.evaluate(
+            "window.jupyterapp.shell.activateById(window.jupyterapp.shell.currentWidget.id)"
+        )
+        last = f"{_NOTEBOOK}.activeCellIndex === {_NOTEBOOK}.widgets.length - 1"
+        self.page.keyboard.press("Escape")
+        while not self.page.evaluate(last):
+            self.page.keyboard.press("ArrowDown")
+        self.page.keyboard.press("Enter")
+        self.page.wait_for_function(f"{_NOTEBOOK}.mode === 'edit'")
+
+    def run_cell(self) -> dict[str, Any]:
+        """Run the cell that has the cursor, by keyboard; return it with its output."""
+        cell = f"{_NOTEBOOK}.activeCell.model"
+        before = self.page.evaluate(f"{cell}.executionCount")
+        self.page.keyboard.press("Control+Enter")
+        self.page.wait_for_function(
+            f"""before => ![null, before].includes({cell}.executionCount)
+                && {_SESSION}.session.kernel.status === 'idle'""",
+            arg=before,
+        )
+        run: dict[str, Any] = self.page.evaluate(f"{cell}.toJSON()")
+        return run
 
     def run_all(self, *, timeout: float = 240) -> None:
         """Run all cells and wait until each has its number and the kernel is idle."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytestmark = [pytest.mark.browser, pytest.mark.models]
 
-Make = Callable[[Path | list[str]], str]
+Make = Callable[..., str]
 SETUP = """from ravenxterm_lab import ModelManager, plots
 from ravenxterm_lab.widgets import Dashboard, HardwareMonitor, HistoryExplorer
 manager = ModelManager(seed=0)"""
@@ -43,26 +42,6 @@ FIGURE = ".js-plotly-plot .main-svg"
 THEMES = ("JupyterLab Light", "JupyterLab Dark")
 
 
-def open_page(lab: Any, path: str) -> None:
-    lab.open(path)
-    lab.run_all()
-    errors = [
-        output
-        for cell in lab.cells()
-        for output in cell.get("outputs", [])
-        if output["output_type"] == "error"
-    ]
-    assert errors == []
-
-
-def shown(lab: Any) -> Any:
-    return lab.page.locator(".jp-OutputArea-output .raven-lab").first
-
-
-def says(board: Any, text: str | re.Pattern[str]) -> None:
-    board.get_by_role("status").filter(has_text=text).first.wait_for()
-
-
 def points(lab: Any, key: str) -> int:
     """Return how many points a line of the figure in the panel has; 0 where there is none."""
     count: int = lab.page.evaluate(
@@ -74,14 +53,15 @@ def points(lab: Any, key: str) -> int:
 
 
 def drag(lab: Any, figure: str) -> None:
-    """Drag over the first third of a figure's first axis."""
+    """Drag over the first third of a figure's first axis, wherever that is by now."""
     area = lab.page.locator(f"{figure} .nsewdrag").first
-    area.scroll_into_view_if_needed()
     box = area.bounding_box()
-    row = box["y"] + box["height"] / 2
-    lab.page.mouse.move(box["x"] + 2, row)
+    row = box["height"] / 2
+    # Hovering waits until the figure stands still; pressed, plotly covers the page.
+    area.hover(position={"x": 2, "y": row})
     lab.page.mouse.down()
-    lab.page.mouse.move(box["x"] + 0.3 * box["width"], row, steps=5)
+    for share in (0.1, 0.2, 0.3):
+        area.hover(position={"x": share * box["width"], "y": row}, force=True)
     lab.page.mouse.up()
 
 
@@ -90,7 +70,7 @@ def test_views_are_open_to_everyone_and_outlive_their_kernel(
 ) -> None:
     """axe-core finds nothing serious, light and dark; saved and reopened, every figure is there."""
     path = make_notebook([SETUP, HISTORY, *VIEWS])
-    open_page(lab, path)
+    lab.run_notebook(path)
     page = lab.page
     page.wait_for_function(f"document.querySelectorAll('.js-plotly-plot').length === {len(VIEWS)}")
     page.locator("details > summary").evaluate_all("all => all.forEach(one => one.click())")
@@ -127,8 +107,7 @@ def test_views_are_open_to_everyone_and_outlive_their_kernel(
 
 def test_no_barrier_in_any_panel(lab: Any, make_notebook: Make) -> None:
     """axe-core finds nothing serious on any tab of the dashboard, light and dark."""
-    open_page(lab, make_notebook([SETUP, HISTORY, "Dashboard(manager)"]))
-    board = shown(lab)
+    board = lab.run_notebook(make_notebook([SETUP, HISTORY, "Dashboard(manager)"]))
     board.locator("table.raven").first.wait_for()
     for theme in THEMES:
         lab.theme(theme)
@@ -142,12 +121,11 @@ def test_no_barrier_in_any_panel(lab: Any, make_notebook: Make) -> None:
 def test_the_hardware_is_live_until_it_is_stopped(lab: Any, make_notebook: Make) -> None:
     """A press starts it, a point comes each second, a run shows up, another press ends it."""
     run = "manager.run('embedding', ['a raven'])"
-    open_page(lab, make_notebook([SETUP, "HardwareMonitor(manager)"]))
-    board = shown(lab)
-    says(board, "No hardware samples")
+    board = lab.run_notebook(make_notebook([SETUP, "HardwareMonitor(manager)"]))
+    lab.says("No hardware samples")
     board.get_by_role("button", name="Live").focus()
     lab.page.keyboard.press("Enter")
-    says(board, "Live: a sample a second")
+    lab.says("Live: a sample a second")
     lab.page.wait_for_function(
         """() => document.querySelector('.raven-lab .js-plotly-plot')?.data
             ?.find(trace => trace.meta === 'memory_used')?.x?.length >= 3"""
@@ -167,7 +145,7 @@ def test_the_hardware_is_live_until_it_is_stopped(lab: Any, make_notebook: Make)
             ?.some(trace => String(trace.meta).startsWith('run of'))"""
     )
     board.get_by_role("button", name="Stop").click()
-    says(board, re.compile(r"\d+ samples in the last 10 minutes"))
+    lab.says(re.compile(r"\d+ samples in the last 10 minutes"))
     board.get_by_role("button", name="Live").wait_for()
     assert "raven-live-view" not in lab.execute(
         "import threading; print([thread.name for thread in threading.enumerate()])"
@@ -177,20 +155,19 @@ def test_the_hardware_is_live_until_it_is_stopped(lab: Any, make_notebook: Make)
 def test_zooming_reads_the_store_again(lab: Any, make_notebook: Make) -> None:
     """A drag fills the panel's box and draws what lies within; a live figure asks for itself."""
     live = "live = plots.history(manager, metric='latency').live()\nlive"
-    open_page(lab, make_notebook([SETUP, HISTORY, "HistoryExplorer(manager)", live]))
-    board = shown(lab)
-    says(board, "42 executions")
+    board = lab.run_notebook(make_notebook([SETUP, HISTORY, "HistoryExplorer(manager)", live]))
+    lab.says("42 executions")
     board.locator(f"{FIGURE}:visible").first.wait_for()
     drag(lab, ".raven-lab .js-plotly-plot")
-    says(board, re.compile(r"^\d+ executions? of .* from 20"))
+    lab.says(re.compile(r"^\d+ executions? of .* from 20"))
     box = board.get_by_label("zoom (UTC)")
     assert re.fullmatch(r"\S+ \S+ to \S+ \S+", box.input_value())
     box.fill("2020-01-01 to 2020-01-02")
     lab.page.keyboard.press("Enter")
-    says(board, "No executions from 2020-01-01")
+    lab.says("No executions from 2020-01-01")
     box.fill("")
     lab.page.keyboard.press("Enter")
-    says(board, "42 executions")
+    lab.says("42 executions")
 
     own = ".jp-OutputArea-output .js-plotly-plot:not(.raven-lab *)"
     subtitle = f"document.querySelector('{own}').layout.title.subtitle.text"

@@ -235,6 +235,9 @@ def test_stop_ends_a_real_generation_and_keeps_the_model(real_manager: ModelMana
     assert panel.runner.wait(60)
     assert panel.runner.text
     assert "Stopped by you" in panel.runner._state.value
+    assert "the run is kept" in panel.runner._state.value
+    kept = real_manager.sql("SELECT success, extra->>'failure' FROM executions").fetchall()
+    assert kept == [(False, "interrupted")]
     assert panel.runner.report is None
     assert len(real_manager.pool.resident()) == 1
     panel.runner.max_tokens.value = 4
