@@ -29,7 +29,7 @@ from ravenxterm_lab.models.workbench import Workbench
 from ravenxterm_lab.preferences import UserPreferences
 from ravenxterm_lab.store import Store
 from ravenxterm_lab.tables import Card, Table
-from ravenxterm_lab.units import NOT_MEASURED, format_bytes, format_number, format_seconds
+from ravenxterm_lab.units import format_bytes, format_number, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -56,12 +56,10 @@ _READ_ONLY = (
     "machine."
 )
 _CATALOGUE = "SELECT c.name, c.path, s.facts FROM catalogue c JOIN scanned s USING (path)"
-_BY_MODEL = """
-SELECT model, task, sum(runs)::BIGINT, sum(runs - succeeded)::BIGINT FROM execution_hours
-GROUP BY model, task ORDER BY task, model
-"""
-_MEDIANS = """
-SELECT model, task, median(latency) FROM executions WHERE success GROUP BY model, task
+_BY_TASK = """
+SELECT task, count(DISTINCT model), count(*), count(*) FILTER (NOT success),
+    median(latency) FILTER (success)
+FROM executions GROUP BY task ORDER BY task
 """
 
 
@@ -160,19 +158,16 @@ class SampleManager(ModelManager):
     monitor = get_resource_usage = get_system_status = cleanup_resources = run
 
     def _card(self) -> Card:
-        medians = {(m, t): seconds for m, t, seconds in self.sql(_MEDIANS).fetchall()}
         rows = [
             [
-                model,
-                (task or NOT_MEASURED).replace("_", " "),
-                f"{runs:,}",
-                f"{failed:,}",
-                format_seconds(medians.get((model, task))),
+                (task or "other").replace("_", " "),
+                *(f"{count:,}" for count in counts),
+                format_seconds(latency),
             ]
-            for model, task, runs, failed in self.sql(_BY_MODEL).fetchall()
+            for task, *counts, latency in self.sql(_BY_TASK).fetchall()
         ]
-        header = ["model", "task", "executions", "not successful", "median latency"]
-        table = Table(header, rows, [False, False, True, True, True])
+        header = ["task", "models", "executions", "not successful", "median latency"]
+        table = Table(header, rows, [False, True, True, True, True])
         return Card("RavenXTerm Lab: the sample history", self._origin(), [table])
 
     def __repr__(self) -> str:
