@@ -138,7 +138,7 @@ class SelectionPanel(Panel):
         )
         for control in (self.task, *self.limits.values(), self.live):
             control.observe(self._edited, "value")
-        self.why.observe(lambda _: self._explain(), "value")
+        self.why.observe(self._asked, "value")
         self.select_button.on_click(lambda _: self.select())
         self.scan_button.on_click(lambda _: self.scan())
         self._listen("preferences", self._changed)
@@ -254,10 +254,17 @@ class SelectionPanel(Panel):
         chosen = self.why.value
         options = [(printable(name), name) for name in names]
         if tuple(options) != self.why.options:
+            # Other options move the choice about; the reason is worked out once, at the end.
+            self._filling = True
             self.why.options = options
             self.why.value = chosen if chosen in names else names[0] if names else None
+            self._filling = False
         self.why.disabled = not names
         self._explain()
+
+    def _asked(self, _change: dict[str, Any]) -> None:
+        if not self._filling:
+            self._explain()
 
     def _explain(self) -> None:
         with self._ranking:

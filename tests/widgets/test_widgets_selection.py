@@ -100,6 +100,20 @@ def test_why_not_names_the_change_that_helps(manager: ModelManager) -> None:
     assert "model_weights" in panel._reason.value
 
 
+def test_a_new_ranking_works_out_one_reason(manager: ModelManager) -> None:
+    """A reason tries many changes out: a ranking in another order asks for it once."""
+    panel = SelectionPanel(manager)
+    asked: list[str] = []
+    explain = panel._explain
+    panel._explain = lambda: (asked.append(panel.why.value), explain())  # type: ignore[method-assign, assign]
+    manager.update_preferences(model_weights={"large": 10})
+    panel.select()
+    assert asked == ["small"]
+    assert "behind large" in panel._reason.value
+    panel.limits["max_size_bytes"].value = "0.000001"
+    assert asked[1:] == ["small"]
+
+
 def test_a_run_streams_counts_and_can_be_judged(
     make_manager: Callable[..., ModelManager],
 ) -> None:
