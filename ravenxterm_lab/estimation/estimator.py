@@ -111,6 +111,11 @@ class Estimator:
         # What the formula says holds for every history.
         self._formulas: dict[tuple[object, ...], MemoryEstimate] = {}
 
+    @property
+    def known(self) -> History:
+        """What was measured, as far as it is known now."""
+        return self._history()
+
     def frozen(self) -> Estimator:
         """Return an estimator that keeps to what is known now, whatever is recorded later."""
         known = self._history()

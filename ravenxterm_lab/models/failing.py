@@ -65,6 +65,11 @@ class Failing:
         self._failed = failed
         self._now = now
 
+    @property
+    def any(self) -> bool:
+        """Whether any load failed."""
+        return bool(self._failed)
+
     def against(self, model: ModelMetadata, options: LoadOptions) -> tuple[Violation, ...]:
         """Return what speaks against loading a model so; mostly nothing.
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from ravenxterm_lab.estimation import MemoryForecast, model_key
 from ravenxterm_lab.estimation.parts import Same
 from ravenxterm_lab.runtimes import LoadOptions
 from ravenxterm_lab.runtimes.base import DEFAULT_CONTEXT
 from ravenxterm_lab.selection import Arm, Engine, Rejection, Violation, assess, relax
+from ravenxterm_lab.selection.constraints import usable_devices
 
 if TYPE_CHECKING:
     from ravenxterm_lab.estimation import Estimator
@@ -32,6 +34,10 @@ Measure = Callable[[list[Arm]], Mapping[str, tuple[Violation, ...]]]
 _UNKNOWN_RATE = 10.0
 _UNKNOWN_FIRST_TOKEN = 0.05
 _FINAL = frozenset({"problems", "task_type", "runtime"})
+#: Sets of requirements, or budgets, of which what was found is kept for the next ranking.
+_MOST_KEPT = 8
+#: Candidates of each: one that is scanned anew is another.
+_MOST_MODELS = 8192
 
 
 @dataclass(slots=True)
@@ -57,6 +63,21 @@ class Sifted:
     rejected: list[Rejection] = field(default_factory=list)
     options: dict[str, LoadOptions] = field(default_factory=dict)
     memory: dict[str, MemoryForecast] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Known:
+    """What was found of a candidate that fits where it would first be tried."""
+
+    found: Assessment
+    options: LoadOptions
+    truths: object
+    arm: Arm | None = None
+
+
+_Candidates = dict[Same["ModelMetadata"], _Known]
+# By the state of the history that it follows from, and then by all else that it does.
+_KEPT: WeakKeyDictionary[object, dict[tuple[object, ...], _Candidates]] = WeakKeyDictionary()
 
 
 class Sieve:
@@ -105,6 +126,18 @@ class Sieve:
             limit is not None
             for limit in (wanted.max_latency, wanted.min_throughput, wanted.min_quality)
         )
+        self._history = estimator.known
+        self._kept: _Candidates | None = None
+        # A load that failed speaks against a candidate for some time only.
+        if not failing.any:
+            kept = _KEPT.setdefault(self._history.state, {})
+            place = (
+                Same(bench), Same(estimator.hardware), wanted, machine.limit,
+                replace(machine, available=0),
+            )  # fmt: skip
+            if place not in kept and len(kept) >= _MOST_KEPT:
+                kept.clear()
+            self._kept = kept.setdefault(place, {})
 
     def sift(self, models: Sequence[ModelMetadata], measure: Measure) -> Sifted:
         """Return what is feasible, and why the rest is not.
@@ -132,10 +165,33 @@ class Sieve:
         return out
 
     def _assess(self, model: ModelMetadata, out: Sifted) -> Assessment:
-        found = assess(model, self._wanted, self._machine, partial(self._place, model))
-        out.options[model.name] = self._options(model, self._wanted, found.device)
+        known = self._known(model)
+        if known is None:
+            found = assess(model, self._wanted, self._machine, partial(self._place, model))
+            options = self._options(model, self._wanted, found.device)
+            if self._kept is not None and self._lasts(model, found):
+                truths = self._history.loads_of(model_key(model))
+                if len(self._kept) >= _MOST_MODELS:
+                    self._kept.clear()
+                self._kept[Same(model)] = _Known(found, options, truths)
+        else:
+            found, options = known.found, known.options
+        out.options[model.name] = options
         out.memory[model.name] = _forecast(found)
         return found
+
+    def _known(self, model: ModelMetadata) -> _Known | None:
+        """Return what an earlier ranking found, where nothing that matters has changed since."""
+        known = self._kept.get(Same(model)) if self._kept else None
+        if known is None or known.truths != self._history.loads_of(model_key(model)):
+            return None
+        needed = known.found.memory.needed_bytes
+        return known if needed is not None and needed <= self._machine.available else None
+
+    def _lasts(self, model: ModelMetadata, found: Assessment) -> bool:
+        """Say whether only what is free could change it, by becoming less than it needs."""
+        devices = usable_devices(model, self._wanted, self._machine)
+        return not found.violations and devices[:1] == [found.device]
 
     def _place(
         self,
@@ -169,6 +225,17 @@ class Sieve:
         return model_key(model) in self._seen
 
     def _arm(self, model: ModelMetadata, memory: MemoryForecast, options: LoadOptions) -> Arm:
+        known = self._known(model)
+        if known is None or known.found.memory is not memory:
+            return self._made(model, memory, options)
+        resident, arm = model.name in self._loaded, known.arm
+        if arm is None:
+            arm = known.arm = self._made(model, memory, options)
+        elif (arm.resident, arm.runs_per_load) != (resident, self._runs_per_load):
+            arm = known.arm = replace(arm, resident=resident, runs_per_load=self._runs_per_load)
+        return arm
+
+    def _made(self, model: ModelMetadata, memory: MemoryForecast, options: LoadOptions) -> Arm:
         speed = self._estimator.speed(model, options)
         assert memory.total_bytes is not None  # the filter rejected what is unknown
         # A server that does not tell a model's size leaves nothing to predict its speed from.

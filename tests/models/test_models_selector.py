@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from ravenxterm_lab.exceptions import RequirementError, UnknownModelError
 from ravenxterm_lab.hardware import HardwareProfile
 from ravenxterm_lab.metadata import AttentionGeometry, HardwareType, ModelMetadata, ModelType
-from ravenxterm_lab.models import AdaptiveModelSelector, Workbench
+from ravenxterm_lab.models import AdaptiveModelSelector, Workbench, sifting
 from ravenxterm_lab.preferences import UserPreferences
 from ravenxterm_lab.requirements import TaskRequirements
 from ravenxterm_lab.runtimes import LoadOptions
 from ravenxterm_lab.runtimes.fake import FakeRuntime
+from ravenxterm_lab.selection import Recommendations
 
 GIB = 2**30
 MACHINE = HardwareProfile(
@@ -315,3 +319,122 @@ def test_names_from_files_reach_the_notebook_escaped(selector: AdaptiveModelSele
         bundle = shown._repr_mimebundle_()
         assert "<script>" not in bundle["text/html"]
         assert "\x1b" not in bundle["text/plain"]
+
+
+HOW = LoadOptions(context_length=4096).settings
+
+
+class BusyMachine(HardwareProfile):
+    """A machine on which a test decides how much memory other programs leave."""
+
+    free: ClassVar = [12 * GIB]
+
+    def refreshed(self, **_: object) -> HardwareProfile:
+        return replace(machine(), available_memory=self.free[0])
+
+
+MODELS = [
+    *(made(f"m{size}", size * GIB // 2) for size in range(1, 12)),
+    made("audio", task_types=("voice_activity",)),
+    made("cuda", preferred_hardware=(HardwareType.CUDA,)),
+    made("unknown", 0, attention=None, embedding_length=None),
+]
+STEPS = st.one_of(
+    st.tuples(st.just("free"), st.integers(0, 15)),
+    st.tuples(
+        st.just("run"), st.integers(1, 11), st.sampled_from([None, 1, 7, 14]), st.floats(1, 99)
+    ),
+    st.tuples(st.just("load"), st.integers(1, 11), st.integers(1, 9)),
+    st.tuples(st.just("forecast"), st.floats(5, 80)),
+    st.tuples(st.just("failed"), st.integers(1, 11)),
+    st.tuples(st.just("prefer"), st.sampled_from([0.3, 0.6, 0.9])),
+    st.tuples(
+        st.just("want"),
+        st.sampled_from(
+            [{}, {"max_size_bytes": 3 * GIB}, {"min_throughput": 4.0}, {"min_context_length": 8000}]
+        ),
+    ),
+)
+
+
+def told(ranked: Recommendations) -> list[object]:
+    """Return all that a ranking says."""
+    return [
+        *((item.explain(), item.score, item.memory) for item in ranked),
+        *((one.model.name, str(one), one.change) for one in ranked.rejected),
+    ]
+
+
+@settings(
+    max_examples=25, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+)
+@given(st.lists(STEPS, min_size=2, max_size=10))
+def test_what_is_kept_of_the_candidates_is_what_is_found(steps: list[tuple[Any, ...]]) -> None:
+    """Memory comes and goes, runs have peaks, loads fail, requirements and preferences change."""
+    BusyMachine.free[0] = 12 * GIB
+    with tempfile.TemporaryDirectory() as home:
+        hardware = BusyMachine(**{name: getattr(machine(), name) for name in _FIELDS})
+        bench = Workbench(home, hardware=hardware, runtimes=[FakeRuntime("fake")])
+        selector = AdaptiveModelSelector(UserPreferences(), workbench=bench, seed=0)
+        wanted: dict[str, Any] = {}
+        here = {"runtime": "fake", "device": "cpu", "settings": HOW}
+        here["hardware"] = bench.hardware.fingerprint
+        for kind, *what in [("free", 12), *steps]:
+            name = f"m{what[0]}"
+            of = {"model": name, "fingerprint": f"print-{name}", **here}
+            if kind == "free":
+                BusyMachine.free[0] = what[0] * GIB
+            elif kind == "run":
+                metrics = {"throughput": what[2], "tokens_out": 9, "latency": 1.0}
+                if what[1]:
+                    metrics["peak_memory"] = what[1] * GIB
+                bench.record_execution(task="text_generation", metrics=metrics, **of)
+            elif kind == "load":
+                bench.record("loads", success=True, memory_bytes=what[1] * GIB, engine="fake", **of)
+            elif kind == "failed":
+                for _ in range(3):
+                    bench.record("loads", success=False, failure="corrupt", engine="fake", **of)
+            elif kind == "forecast":
+                bench.record(
+                    "predictions", model="m1", fingerprint="print-m1", quantity="throughput",
+                    tier="measured", predicted=30.0, actual=what[0], low=20.0, high=40.0,
+                    level=0.8, spread=0.2, engine="fake", device="cpu", settings=HOW,
+                    hardware=bench.hardware.fingerprint,
+                    basis={"parts": {"steps": 0.01, "bytes": 0.02}, "model": "print-m1"},
+                )  # fmt: skip
+            elif kind == "prefer":
+                selector.preferences.max_memory_usage = what[0]
+            else:
+                wanted = what[0]
+            found = selector.get_recommended_models(MODELS, "text_generation", requirements=wanted)
+            sifting._KEPT.clear()
+            anew = selector.get_recommended_models(MODELS, "text_generation", requirements=wanted)
+            assert told(found) == told(anew)
+        bench.store.close()
+
+
+_FIELDS = (
+    "cpu_architecture", "cpu_name", "cpu_cores", "cpu_threads", "instruction_sets",
+    "total_memory", "available_memory", "memory_bandwidth",
+)  # fmt: skip
+
+
+def test_candidates_that_fit_are_assessed_once(
+    selector: AdaptiveModelSelector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second ranking asks the filter of none that fits, and says the same."""
+    asked: list[str] = []
+    real = sifting.assess
+
+    def counted(model: ModelMetadata, *rest: Any) -> Any:
+        asked.append(model.name)
+        return real(model, *rest)
+
+    monkeypatch.setattr(sifting, "assess", counted)
+    before = selector.get_recommended_models(MODELS, "text_generation")
+    assert set(asked) == {model.name for model in MODELS}
+    asked.clear()
+    after = selector.get_recommended_models(MODELS, "text_generation")
+    assert told(after) == told(before)
+    assert before
+    assert not set(asked) & {model.name for model, _ in before}
