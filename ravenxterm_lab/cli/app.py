@@ -42,7 +42,8 @@ def app(options: argparse.Namespace) -> None:
     """Serve the dashboard: this process becomes Voilà's, so that what ends it ends the page too.
 
     It listens on this machine's own address and asks for a token, which is in the address that
-    it prints. A page that is open has a kernel of its own, which ends with it.
+    it prints. A page that is open has a kernel of its own, which ends with it; one whose page was
+    lost ends when it has been idle for five minutes.
     """
     require("voila", "to serve the dashboard as an app")
     place = paths(options.home)
