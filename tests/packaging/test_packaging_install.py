@@ -83,6 +83,8 @@ def test_the_wheel_holds_both_names_the_notebooks_and_no_strays(wheel: Path) -> 
     assert "ravenxterm/__init__.py" not in names
     notebooks = {path.name for path in (REPOSITORY / "notebooks").glob("*.ipynb")}
     assert {f"ravenxterm_lab/_notebooks/{name}" for name in notebooks} <= names
+    page = {"voila.json", "templates/raven-lab/conf.json", "templates/raven-lab/index.html.j2"}
+    assert {f"ravenxterm_lab/cli/voila/{name}" for name in page} <= names
     sample = {path.name for path in (REPOSITORY / "data" / "sample").iterdir()}
     assert {f"ravenxterm_lab/_sample/{name}" for name in sample} <= names
     assert any(name.endswith("0001_initial.sql") for name in names)
