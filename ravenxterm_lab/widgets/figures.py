@@ -118,8 +118,8 @@ class FigurePanel(Panel):
         self._why = "Nothing is drawn yet."
         self._figure = widgets.Output()
         self._mark = f"raven-figure-{next(_numbers)}"
-        self._figure.add_class(self._mark)
         self._place = widgets.VBox([self._figure])
+        self._place.add_class(self._mark)
         self._sentence = widgets.HTML()
         self._table = widgets.HTML()
         self._hook = widgets.HTML(layout={"display": "none"})

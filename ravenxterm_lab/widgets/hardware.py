@@ -11,6 +11,7 @@ from ravenxterm_lab import plots
 from ravenxterm_lab.exceptions import RavenXTermError
 from ravenxterm_lab.plots.hardware_figure import GPU, MACHINE
 from ravenxterm_lab.plots.live import have_same_traces, live_figure, replace_traces
+from ravenxterm_lab.plots.theme import CONFIG
 from ravenxterm_lab.widgets.feed import Feed, Ticker
 from ravenxterm_lab.widgets.figures import FigurePanel, labelled
 from ravenxterm_lab.widgets.look import escape, status
@@ -36,7 +37,8 @@ _WINDOWS = (
 )
 #: What goes on longer would move by less than a pixel a second.
 _LIVE_HOURS = 1.0
-# A figure widget is 700 pixels wide until the window changes its size.
+_LIVE = "Live: a sample a second; press Stop to end it."
+# A figure widget is 700 pixels wide until it hears that the window has another size.
 _FIT = """
 const panel = this.closest('.raven-lab');
 const fit = () => panel.querySelectorAll('.js-plotly-plot').forEach(plot => {
@@ -166,7 +168,7 @@ class HardwareMonitor(FigurePanel):
             self.live.value = False
             return
         self.live.icon, self.live.description = "stop", "Stop"
-        self._sentence.value = status("Live: a sample a second; press Stop to end it.")
+        self._sentence.value = status(_LIVE)
         self._look_at = 0.0
         self._ticker = Ticker(self._tick, _SECONDS)
 
@@ -200,6 +202,10 @@ class HardwareMonitor(FigurePanel):
             replace_traces(self._widget, self.view.figure)
         else:
             old, self._widget = self._widget, live_figure(self.view)
+            self._widget._config = {**CONFIG, "responsive": True}
+            # Responsive, it would take the height of a panel that has none.
+            height = self._keep_height(self.view.figure.layout.height)
+            self._sentence.value = status(_LIVE) + height
             self._place.children = (self._widget,)
             if old is not None:
                 old.close()

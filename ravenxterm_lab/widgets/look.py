@@ -55,6 +55,7 @@ STYLE = (
 .raven-lab table.raven td { font-variant-numeric: tabular-nums; overflow-wrap: break-word;
   min-width: 1.2em; max-width: 30em; }
 .raven-lab table.raven td:first-child, .raven-lab table.raven strong { overflow-wrap: anywhere; }
+.raven-lab table.raven strong { display: inline-block; min-width: 8em; }
 .raven-lab .raven-bar { display: flex; height: 8px; width: 120px; margin: 4px 0;
   background: var(--jp-border-color2); }
 .raven-lab .raven-bar i { display: block; height: 100%; }

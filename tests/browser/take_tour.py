@@ -5,9 +5,10 @@ Debian's ffmpeg (`apt-get install ffmpeg`) besides Chromium::
 
     python tests/browser/take_tour.py --out data/tour.gif
 
-Three cells, the dashboard, another mode that changes the ranking, a run whose answer streams, a
-judgement, the history and the hardware, live. Nothing is acted: each frame is a picture of the
-page. An answer and the live load run at their own speed; waiting for anything else is cut short.
+Three cells, the dashboard, another mode and a limit that change the ranking, a run whose answer
+streams, a judgement, the history and the hardware, live. Nothing is acted: each frame is a picture
+of the page. The begin of the answer and the live load run at their own speed; waiting for anything
+else is cut short.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ def _shoot(film: Film) -> None:
     lab.execute(HISTORY)
     page.evaluate(_POINTER)
     page.locator(".jp-Notebook .jp-CodeCell").first.click()
-    film.take(0.8)
+    film.take(0.7)
     for number in range(len(_CELLS)):
         page.keyboard.press("Shift+Enter")
         page.wait_for_function(
@@ -181,17 +182,16 @@ def _shoot(film: Film) -> None:
                 .executionCount !== null"""
         )
         page.wait_for_timeout(300)
-        film.take(1.0 if number == 1 else 0.3)
+        film.take(0.8 if number == 1 else 0.3)
     board = page.locator(".jp-OutputArea-output .raven-lab").first
     board.locator("table.raven").first.wait_for()
     _top(board)
     page.wait_for_timeout(500)
-    film.take(1.5)
+    film.take(1.1)
 
     ranking = board.locator("table.raven", has_text="score and its parts")
     before = ranking.inner_text()
-    film.click(board.get_by_role("radio", name="memory"))
-    board.get_by_label("accuracy").select_option("low")
+    film.click(board.get_by_role("radio", name="speed"))
     page.wait_for_timeout(300)
     film.click(board.get_by_role("button", name="Apply"), 0.5)
     page.wait_for_function(
@@ -199,17 +199,25 @@ def _shoot(film: Film) -> None:
         arg=before.splitlines()[-1],
     )
     page.wait_for_timeout(400)
-    film.take(1.5)
+    film.take(1.0)
+    # The largest of the small models falls out, and another one leads.
+    film.click(board.get_by_label("max size"), 0.3)
+    page.keyboard.type("100")
+    film.take(0.4)
+    page.keyboard.press("Enter")
+    board.get_by_text("2 feasible").first.wait_for()
+    page.wait_for_timeout(400)
+    film.take(1.4)
 
     board.get_by_label("prompt").fill(_PROMPT)
     _top(board.get_by_label("why not"))
     board.get_by_label("max tokens").fill("120")
     film.click(board.get_by_role("button", name="Run"), 0.4)
     good = board.get_by_role("button", name="Good answer")
-    film.follow(4.0, good.is_enabled)
+    film.follow(2.0, good.is_enabled)
     page.wait_for_selector('button:has-text("Good answer"):not([disabled])')
-    film.take(0.6)
-    film.click(good)
+    film.take(0.5)
+    film.click(good, 0.4)
     page.wait_for_function("document.body.innerText.includes('Judged: quality 1')")
     film.take(0.8)
 
@@ -220,13 +228,13 @@ def _shoot(film: Film) -> None:
         figure.wait_for()
         _top(board)
         page.wait_for_timeout(1000)
-        film.take(1.5 if tab == "History" else 0.5)
+        film.take(1.1 if tab == "History" else 0.4)
     board.get_by_label("window").locator("visible=true").select_option("last minute")
     page.wait_for_timeout(1000)
     film.click(board.get_by_role("button", name="Live"), 0.4)
     board.get_by_text("Now:").wait_for()
     page.wait_for_timeout(1000)
-    film.follow(3.0, lambda: False, every=0.5)
+    film.follow(2.0, lambda: False, every=0.5)
     board.get_by_role("button", name="Stop").click()
 
 
