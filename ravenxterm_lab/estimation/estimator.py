@@ -100,7 +100,7 @@ class Estimator:
         nothing = History()
         self._history = history or (lambda: nothing)
         # Rankings ask for the same again and again; an answer holds for the state of its history,
-        # and on memory for the model's own truths.
+        # and one on memory for that of the outcomes on memory and for the model's own truths.
         self._speeds: WeakKeyDictionary[object, dict[tuple[object, ...], SpeedEstimate]]
         self._speeds = WeakKeyDictionary()
         self._memories: WeakKeyDictionary[
@@ -165,7 +165,7 @@ class Estimator:
         options = (options or LoadOptions()).resolved(model)
         engine = engine or (model.runtimes[0] if model.runtimes else None)
         history = self._history()
-        kept = self._memories.setdefault(history.state, {})
+        kept = self._memories.setdefault(history.memory_state, {})
         key = (Same(model), options, engine)
         truths, known = kept.get(key, (None, None))
         now = history.loads_of(model_key(model))

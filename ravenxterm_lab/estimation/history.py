@@ -201,6 +201,8 @@ class History:
         #: Another with each outcome, so that what was derived before is known to be old. Histories
         #: that differ in the truths alone share it.
         self.state = _State()
+        #: The same, of outcomes on memory alone: how fast a model was says nothing of that.
+        self.memory_state = _State()
         self.calibrator = Calibrator()
         self.truths = dict(truths or {})
         self._runs: dict[tuple[str, str, str], dict[tuple[str, str], _Runs]] = {}
@@ -216,6 +218,8 @@ class History:
     def add(self, outcome: Outcome) -> None:
         """Take in a further outcome, the latest so far."""
         self.state = _State()
+        if outcome.quantity == "peak_memory":
+            self.memory_state = _State()
         self.outcomes.append(outcome)
         score = outcome.score()
         if score is not None:
@@ -253,7 +257,7 @@ class History:
             In place of those of this history.
         """
         further = History((), self.truths if truths is None else truths)
-        further.state = self.state
+        further.state, further.memory_state = self.state, self.memory_state
         further.outcomes = list(self.outcomes)
         further.calibrator = self.calibrator.copy()
         further._runs = {

@@ -72,11 +72,12 @@ class _Known:
     found: Assessment
     options: LoadOptions
     truths: object
-    arm: Arm | None = None
+    # With the state of the history that its speeds follow from, as one: any thread may ask.
+    arm: tuple[Arm, object] | None = None
 
 
 _Candidates = dict[Same["ModelMetadata"], _Known]
-# By the state of the history that it follows from, and then by all else that it does.
+# By the state of the history on memory, and then by all else that it follows from.
 _KEPT: WeakKeyDictionary[object, dict[tuple[object, ...], _Candidates]] = WeakKeyDictionary()
 
 
@@ -130,7 +131,7 @@ class Sieve:
         self._kept: _Candidates | None = None
         # A load that failed speaks against a candidate for some time only.
         if not failing.any:
-            kept = _KEPT.setdefault(self._history.state, {})
+            kept = _KEPT.setdefault(self._history.memory_state, {})
             place = (
                 Same(bench), Same(estimator.hardware), wanted, machine.limit,
                 replace(machine, available=0),
@@ -228,11 +229,14 @@ class Sieve:
         known = self._known(model)
         if known is None or known.found.memory is not memory:
             return self._made(model, memory, options)
-        resident, arm = model.name in self._loaded, known.arm
-        if arm is None:
-            arm = known.arm = self._made(model, memory, options)
+        resident, state = model.name in self._loaded, self._history.state
+        arm, made_of = known.arm or (None, None)
+        if arm is None or made_of is not state:
+            arm = self._made(model, memory, options)
+            known.arm = arm, state
         elif (arm.resident, arm.runs_per_load) != (resident, self._runs_per_load):
-            arm = known.arm = replace(arm, resident=resident, runs_per_load=self._runs_per_load)
+            arm = replace(arm, resident=resident, runs_per_load=self._runs_per_load)
+            known.arm = arm, state
         return arm
 
     def _made(self, model: ModelMetadata, memory: MemoryForecast, options: LoadOptions) -> Arm:
