@@ -7,9 +7,11 @@ Three questions:
 
 1. A decision over 30 models and 12 tasks, each pair of which was run before: `decide` and the
    recommendations of all 30, with the evidence in hand.
-2. The recommendations among ``--candidates`` real files over a history of ``--rows`` executions,
-   of which ``--used`` candidates have some (rows of ``history_rows.py``): asked again and again in
-   one process; after each new execution of this process; after each of another process.
+2. The first ten recommendations among ``--candidates`` real files over a history of ``--rows``
+   executions, of which ``--used`` candidates have some (rows of ``history_rows.py``): asked again
+   and again in one process; after each new execution of this process, without a forecast and with
+   those that `ModelManager.run` records, from which all speeds are estimated anew; after each of
+   another process.
 3. The same cold, as the first thing that a new process asks once it has scanned the files: beside
    a process that opens the database with DuckDB alone and asks one bare SELECT for the same
    statistics, of the hourly sums and of the executions themselves.
@@ -39,7 +41,9 @@ from history_rows import chunks
 from ravenxterm_lab.estimation import estimate_memory
 from ravenxterm_lab.metadata import ModelMetadata, ModelType
 from ravenxterm_lab.models import ModelManager, Workbench
+from ravenxterm_lab.models.predicting import record_forecast
 from ravenxterm_lab.preferences import UserPreferences
+from ravenxterm_lab.runtimes import LoadOptions
 from ravenxterm_lab.selection import Arm, CellEvidence, Evidence, decide, recommend
 
 MODELS, TASKS = 30, 12
@@ -80,7 +84,7 @@ sys.path.insert(0, sys.argv[1])
 from bench_selection_speed import manager_on
 manager = manager_on(sys.argv[2], sys.argv[3])
 start, busy = time.perf_counter(), time.process_time()
-manager.get_model_recommendations("text_generation")[:10]
+list(manager.get_model_recommendations("text_generation")[:10])
 print((time.perf_counter() - start) * 1e3, (time.process_time() - busy) * 1e3)
 """
 _OTHER = """
@@ -213,7 +217,7 @@ def warm(manager: ModelManager, repeat: int) -> None:
     """Print what recommendations cost in a process that asked before."""
 
     def ask() -> None:
-        manager.get_model_recommendations("text_generation")[:10]
+        list(manager.get_model_recommendations("text_generation")[:10])
 
     show("again", *measure(ask, repeat))
     model = next(iter(manager.registry.available_models.values()))
@@ -229,6 +233,22 @@ def warm(manager: ModelManager, repeat: int) -> None:
         ask()
 
     show("after an execution of this process", *measure(after_own, repeat))
+
+    def after_run() -> None:
+        bench, options = manager._bench, LoadOptions(context_length=2048)
+        speed = bench.estimator.speed(model, options, engine="llama_cpp")
+        recorded = bench.record_execution(**run)
+        for quantity, forecast, actual in (
+            ("throughput", speed.decode, 20.0),
+            ("time_to_first_token", speed.first_token, 0.2),
+        ):
+            record_forecast(
+                bench, quantity, forecast, actual, model, "llama_cpp", options,
+                task="text_generation", execution=recorded,
+            )  # fmt: skip
+        ask()
+
+    show("after one with forecasts, as a run records them", *measure(after_run, repeat))
     other = subprocess.Popen(
         [sys.executable, "-c", _OTHER, manager.store.path],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
