@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,17 @@ def test_merely_having_run_is_no_merit() -> None:
     assert list(calm.reliability) == [1.0, 1.0, 1.0]
     often, once, never = run(arms, history(often=seen(500), once=seen(2, failed=1))).reliability
     assert once < 0.95 < never < often < 1
+
+
+def test_rounding_makes_no_share_of_successes_greater_than_one() -> None:
+    """Runs weighed by their age add up to no whole numbers, and the store takes 0 to 1."""
+    arms = [arm("a"), arm("b"), arm("c")]
+    for tenth in range(1, 200):
+        aged = {
+            name: replace(seen(3), recent_runs=weight, recent_succeeded=weight)
+            for name, weight in (("a", tenth / 10), ("b", tenth / 7), ("c", tenth / 3))
+        }
+        assert max(run(arms, history(**aged)).reliability) <= 1.0
 
 
 def test_failures_count_against_a_model_and_wear_off() -> None:
