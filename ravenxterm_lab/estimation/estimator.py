@@ -13,13 +13,13 @@ from ravenxterm_lab.estimation.history import History
 from ravenxterm_lab.estimation.memory import MemoryEstimate, estimate_memory
 from ravenxterm_lab.estimation.parts import Same
 from ravenxterm_lab.estimation.search import best_offload, largest_context
-from ravenxterm_lab.estimation.speed import estimate_speed, model_key
+from ravenxterm_lab.estimation.speed import estimate_speed, expect_speed, model_key
 from ravenxterm_lab.estimation.verdict import SAFETY_FACTOR, judge
 from ravenxterm_lab.metadata import HardwareType
 from ravenxterm_lab.runtimes.base import LoadOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ravenxterm_lab.estimation.forecast import SpeedEstimate
     from ravenxterm_lab.estimation.history import Truth
@@ -245,22 +245,42 @@ class Estimator:
         if key not in known:
             known[key] = estimate_speed(
                 model,
-                hardware=self.hardware,
-                device=options.device,
                 engine=engine,
                 context_length=context_length,
                 prompt_tokens=prompt_tokens,
-                kv_type=options.kv_type,
-                batch_size=options.batch_size,
-                gpu_layers=options.gpu_layers or None,
-                settings=options.settings,
-                # The engines that can be installed beside this package are of 2026.
-                recent=True,
                 cached=cached,
                 history=history,
                 level=self.level,
+                **self._how(options),
             )
         return known[key]
+
+    def expect(self, asked: Iterable[tuple[ModelMetadata, LoadOptions]]) -> None:
+        """Say whose speed will be asked for: a thousand in one go take little longer than ten.
+
+        Parameters
+        ----------
+        asked : iterable of (ModelMetadata, LoadOptions)
+            As for `speed`.
+        """
+        history = self._history()
+        known = self._speeds.setdefault(history.state, {})
+        for model, given in asked:
+            options = given.resolved(model)
+            if (Same(model), options, None, None, None, None) not in known:
+                expect_speed(model, history, **self._how(options))
+
+    def _how(self, options: LoadOptions) -> dict[str, Any]:
+        return {
+            "hardware": self.hardware,
+            "device": options.device,
+            "kv_type": options.kv_type,
+            "batch_size": options.batch_size,
+            "gpu_layers": options.gpu_layers or None,
+            "settings": options.settings,
+            # The engines that can be installed beside this package are of 2026.
+            "recent": True,
+        }
 
     def largest_context(
         self,

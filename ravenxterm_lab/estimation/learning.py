@@ -233,6 +233,11 @@ class Learned:
             noise = np.where(far, noise + (surprise / _HUBER - 1) / np.diag(inverse), noise)
         self._inverse, self._weights = inverse, weights
 
+    def expect(self, subject: Subject) -> None:
+        """Predict it in one go with what else is expected, when the first is asked for."""
+        if id(subject) not in self._predicted:
+            self._expected.append(subject)
+
     def predict(self, subject: Subject) -> Prediction:
         """Predict the next run.
 

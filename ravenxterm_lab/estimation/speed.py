@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ravenxterm_lab.hardware import HardwareProfile
     from ravenxterm_lab.metadata import ModelMetadata
 
-__all__ = ["estimate_speed", "family_key", "model_key", "places_for"]
+__all__ = ["estimate_speed", "expect_speed", "family_key", "model_key", "places_for"]
 
 #: Tokens of a prompt when nobody says how long it is.
 DEFAULT_PROMPT = 64
@@ -205,6 +205,38 @@ def estimate_speed(
             f"was measured on it: {remedy}"
         )
     return SpeedEstimate(decode, first, load, base.context, base.tokens, missing)
+
+
+def expect_speed(
+    model: ModelMetadata,
+    history: History,
+    *,
+    hardware: HardwareProfile,
+    device: HardwareType,
+    kv_type: str,
+    batch_size: int,
+    gpu_layers: int | None,
+    settings: str,
+    recent: bool,
+) -> None:
+    """Say that `estimate_speed` will be asked for this: many are predicted in one go.
+
+    Parameters
+    ----------
+    model, history, hardware, device, kv_type, batch_size, gpu_layers, settings, recent
+        As it will be asked.
+    """
+    base = _base(
+        Same(model), Same(hardware), None, device, None, None, None, kv_type, batch_size,
+        gpu_layers, settings, recent, None,
+    )  # fmt: skip
+    for quantity, subject in (
+        ("load_seconds", base.load),
+        ("throughput", base.decode),
+        ("time_to_first_token", base.first),
+    ):
+        if subject is not None:
+            history.learned(quantity, base.engine, base.device).expect(subject)
 
 
 @dataclass(frozen=True, slots=True)

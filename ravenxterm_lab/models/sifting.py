@@ -153,6 +153,7 @@ class Sieve:
         out = Sifted()
         found = {model.name: self._assess(model, out) for model in models}
         known = [model for model in models if self._matters(model, found[model.name])]
+        self._estimator.expect((model, out.options[model.name]) for model in known)
         arms = [self._arm(one, out.memory[one.name], out.options[one.name]) for one in known]
         slow = measure(arms) if self._limits and arms else {}
         for arm in arms:

@@ -423,6 +423,8 @@ def test_an_answer_that_is_kept_is_the_answer(steps: list[tuple[Any, ...]]) -> N
             ]  # fmt: skip
         history[0] = history[0].extended(outcomes, truths)
         fresh = Estimator(MACHINE, lambda known=history[0]: known)
+        # Predicted in one go, and by the newcomer one by one.
+        asked.expect((one, LoadOptions(context_length=4096)) for one in models)
         for one in models:
             for context, budget in ((1024, None), (4096, 500 * MIB)):
                 options = LoadOptions(context_length=context)
