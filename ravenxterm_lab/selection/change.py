@@ -73,11 +73,10 @@ class WindowTest:
         return n * _bernoulli_kl(mean, pooled) + older_n * _bernoulli_kl(older_mean, pooled)
 
 
-#: A steady stream of answers raises fewer than one alarm in 1,500 (the worst case is a quality
-#: of .5). Windows as on the design page on selection; its threshold of 6 raises one in 200, and
-#: a false alarm on the best model costs more than a true one that comes two answers later. A
-#: run's ln speed has variance .05.
-QUALITY_TEST = WindowTest("quality", shortest=5, longest=30, threshold=9.0)
+#: A steady stream of answers raises fewer than one alarm in 10,000. Windows as on the design page
+#: on selection; its threshold of 6 raises one in 200, and a false alarm on the best model costs
+#: more than a true one that comes a few answers later. A run's ln speed has variance .05.
+QUALITY_TEST = WindowTest("quality", shortest=5, longest=30, threshold=11.0)
 SPEED_TEST = WindowTest("speed", shortest=2, longest=5, threshold=12.0, variance=0.05)
 # Items per second depend on how many are given at once, and a run of a millisecond on whatever
 # else the machine does at that moment.

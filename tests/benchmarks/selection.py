@@ -1,9 +1,9 @@
 """Which model to run next: the product's policy beside bandits, on measured answers.
 
-Run: ``python tests/benchmarks/selection.py`` (20 seeds: about an hour of one core; ``--seeds 4``
-a fifth of that). ``--mabwiser`` adds the players of MABWiser, which needs an environment with it
-(``pip install mabwiser``); ``--fit`` fits the documented constants on each dataset and judges
-them on the other.
+Run: ``python tests/benchmarks/selection.py`` (20 seeds; ``--seeds 4`` is a fifth of that, and
+``--minutes`` begins no further seed after that time). ``--mabwiser`` adds the players of MABWiser,
+which needs an environment with it (``pip install mabwiser``). ``--fit`` fits the documented
+constants on each dataset and judges them on the other, with other seeds than the table's.
 
 Regret is on the model's mean utility and normalised: 0 is the best fixed model, 1 a random one.
 Each figure is the mean, over tasks and three preferences, of regret over that of a random choice,
@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from selection_environment import DATASETS, MODES, World, worlds
 from selection_intervals import Coverage, cover, print_coverage
-from selection_policies import BASELINES, Policy, Product
-
-from ravenxterm_lab.selection import policy as constants
+from selection_policies import BASELINES, Policy, Product, play
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -35,6 +35,8 @@ PULLS = (30, 100, 300, 1000)
 CHANGE_AT, AFTER_CHANGE, AFTER_SWITCH, A_TASK = 300, 100, 50, 10
 NEXT_MODE = {"speed": "balanced", "balanced": "quality-first", "quality-first": "speed"}
 PRODUCT = "this policy"
+#: Seeds from here on are for fitting; the table's begin at 0.
+FIT_FROM = 100
 #: From the design page on selection.
 GOALS = {
     "30": 0.30, "100": 0.20, "300": 0.12, "1000": 0.08, "20% labelled": 0.30,
@@ -54,24 +56,6 @@ class Score(NamedTuple):
     mode: str
     regret: float
     of_random: float
-
-
-def play(
-    world: World,
-    policy: Policy,
-    preferences: UserPreferences,
-    pulls: Iterable[int],
-    labelled: np.ndarray | None = None,
-) -> tuple[np.ndarray, float]:
-    """Let a policy run models; return the regret of each pull, and a random one's of each."""
-    truth = world.mean_utility(preferences)
-    regrets = []
-    for pull in pulls:
-        arm = policy.choose(world, preferences)
-        seen = world.outcome(arm, pull)
-        policy.learn(world, preferences, arm, seen, labelled is None or bool(labelled[pull]))
-        regrets.append(truth.max() - truth[arm])
-    return np.array(regrets), float(truth.max() - truth.mean())
 
 
 def pulls_to_95(regrets: np.ndarray, best: float) -> int:
@@ -189,64 +173,30 @@ def print_tables(scores: list[Score]) -> None:
 
 
 def measure(
-    players: dict[str, Callable[[int], Policy]], seeds: Iterable[int], most: int, jobs: int
-) -> tuple[list[Score], list[Coverage]]:
-    """Play every policy on every dataset and seed."""
-    todo = [
-        (name, make, dataset, seed, most)
-        for seed in seeds
-        for dataset in DATASETS
-        for name, make in players.items()
-    ]
-    if jobs == 1:
-        done = [trial(*one) for one in todo]
-    else:
-        with ProcessPoolExecutor(jobs) as pool:
-            done = list(pool.map(trial, *zip(*todo, strict=True)))
-    return [s for scores, _ in done for s in scores], [c for _, cover in done for c in cover]
-
-
-def fit(seeds: int, pulls: int) -> None:
-    """Fit the documented constants on one dataset, one at a time; judge them on the other."""
-    from dataclasses import replace
-
-    candidates = {
-        "HORIZON": [15.0, 30.0, 60.0],
-        "HORIZON_GROWTH": [0.0, 0.25, 0.5, 1.0],
-        "THOMPSON": [0.05, 0.1, 0.2],
-        "QUALITY": [
-            replace(constants.QUALITY, model=sd, cell=sd, slope=slope)
-            for sd in (0.12, 0.14, 0.17)
-            for slope in (0.02, 0.05)
-        ],
-    }
-    documented = {name: getattr(constants, name) for name in candidates}
-
-    def loss(values: dict[str, object], dataset: str) -> float:
-        for name, value in values.items():
-            setattr(constants, name, value)
-        runs = []
-        for seed in range(100, 100 + seeds):
-            for world in worlds(dataset, seed, pulls):
-                for preferences in MODES.values():
-                    regrets, of_random = play(world, Product(seed), preferences, range(pulls))
-                    # Early pulls weigh more, as the table's columns do.
-                    early = regrets[:30].mean()
-                    runs.append((regrets.mean() + early) / 2 / of_random)
-        return float(np.mean(runs))
-
-    for dataset, other in zip(DATASETS, reversed(DATASETS), strict=True):
-        chosen = dict(documented)
-        for name, values in candidates.items():
-            losses = [loss({**chosen, name: value}, dataset) for value in values]
-            chosen[name] = values[int(np.argmin(losses))]
-            shown = ", ".join(f"{v} {x:.3f}" for v, x in zip(values, losses, strict=True))
-            print(f"{dataset}: {name}: {shown}", flush=True)
-        print(
-            f"fitted on {dataset}, judged on {other}: {loss(chosen, other):.3f}; "
-            f"as documented {loss(documented, other):.3f}",
-            flush=True,
-        )
+    players: dict[str, Callable[[int], Policy]],
+    seeds: Iterable[int],
+    most: int,
+    jobs: int,
+    minutes: float,
+) -> tuple[list[Score], list[Coverage], int]:
+    """Play every policy on every dataset, seed by seed until time is up; count the seeds."""
+    scores, covered, played = [], [], 0
+    start = time.perf_counter()
+    with ProcessPoolExecutor(jobs) if jobs > 1 else nullcontext() as pool:
+        for seed in seeds:
+            if time.perf_counter() - start > 60 * minutes:
+                break
+            todo = [
+                (name, make, dataset, seed, most)
+                for dataset in DATASETS
+                for name, make in players.items()
+            ]
+            columns = zip(*todo, strict=True)
+            for found, inside in pool.map(trial, *columns) if pool else map(trial, *columns):
+                scores += found
+                covered += inside
+            played += 1
+    return scores, covered, played
 
 
 def main() -> None:
@@ -257,12 +207,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--pulls", type=int, default=PULLS[-1])
     parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="begin no further seed after that"
+    )
     parser.add_argument("--only", nargs="*", help="names of policies")
     parser.add_argument("--mabwiser", action="store_true", help="with MABWiser's players")
     parser.add_argument("--fit", action="store_true")
     arguments = parser.parse_args()
     if arguments.fit:
-        fit(arguments.seeds, min(arguments.pulls, 300))
+        from selection_fit import fit
+
+        fit(range(FIT_FROM, FIT_FROM + arguments.seeds), [n for n in PULLS if n <= arguments.pulls])
         return
     players: dict[str, Callable[[int], Policy]] = {**BASELINES}
     if arguments.mabwiser:
@@ -273,10 +228,12 @@ def main() -> None:
     if arguments.only:
         players = {name: make for name, make in players.items() if name in arguments.only}
     start = time.perf_counter()
-    scores, covered = measure(players, range(arguments.seeds), arguments.pulls, arguments.jobs)
+    scores, covered, played = measure(
+        players, range(arguments.seeds), arguments.pulls, arguments.jobs, arguments.minutes
+    )
     print_tables(scores)
     print_coverage(covered)
-    print(f"\n{arguments.seeds} seeds, {time.perf_counter() - start:.0f} s")
+    print(f"\n{played} seeds, {time.perf_counter() - start:.0f} s")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from ravenxterm_lab.selection import Decision, decide, weights_for
 from ravenxterm_lab.selection.tally import Tally
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ravenxterm_lab.preferences import UserPreferences
 
 _START = datetime(2027, 1, 1, tzinfo=UTC)
@@ -37,6 +39,24 @@ class Policy(Protocol):
         self, world: World, preferences: UserPreferences, arm: int, seen: Outcome, labelled: bool
     ) -> None:
         """Take what the execution showed; its quality only where it was labelled."""
+
+
+def play(
+    world: World,
+    policy: Policy,
+    preferences: UserPreferences,
+    pulls: Iterable[int],
+    labelled: np.ndarray | None = None,
+) -> tuple[np.ndarray, float]:
+    """Let a policy run models; return the regret of each pull, and a random one's of each."""
+    truth = world.mean_utility(preferences)
+    regrets = []
+    for pull in pulls:
+        arm = policy.choose(world, preferences)
+        seen = world.outcome(arm, pull)
+        policy.learn(world, preferences, arm, seen, labelled is None or bool(labelled[pull]))
+        regrets.append(truth.max() - truth[arm])
+    return np.array(regrets), float(truth.max() - truth.mean())
 
 
 class Product:

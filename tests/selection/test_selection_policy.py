@@ -208,6 +208,16 @@ def test_what_is_unknown_is_tried_before_what_is_known_to_be_as_good() -> None:
     assert (shown.explored == shown.score).all()
 
 
+def test_where_there_are_many_tasks_each_is_explored_less() -> None:
+    """A lesson on one of six tasks serves fewer executions than one on the only task."""
+    elsewhere = {("stranger", f"task {i}"): seen(1, quality=0.5) for i in range(5)}
+    bonus = []
+    for evidence in (Evidence.none(), Evidence(elsewhere)):
+        decision = run([arm("a"), arm("b")], evidence, explore=True)
+        bonus.append(float((decision.explored - decision.score).mean()))
+    assert 0 < bonus[1] < 0.6 * bonus[0]
+
+
 def test_the_probability_is_how_often_it_is_chosen() -> None:
     """Over 400 seeds each candidate comes first as often as the decision says."""
     arms = [arm("a"), arm("b"), arm("c", rate=45.0)]
