@@ -45,9 +45,9 @@ TREMBLE = 0.01
 TRUST = 10.0
 
 # Chosen by simulation on both datasets of `tests/benchmarks/selection.py`, near the values of the
-# design page on selection; its option ``--fit`` shows what either alone would choose. Models
-# differ more than their tasks do, so that one task tells of the next. Size is a bad prior for
-# quality: its slope starts at 0 and can be learned within ±.05 per doubling.
+# design page on selection; its option ``--fit`` shows what either alone would choose. What
+# a model has on all tasks is larger than what it has on one in the first, and alike in the other.
+# Size is a bad prior for quality: its slope starts at 0 and can be learned within ±.05.
 QUALITY = FieldPrior(task=0.2, model=0.18, cell=0.13, slope=0.05, noise=0.16)
 QUALITY_MEAN = 0.5
 LN_SPEED = FieldPrior(common=0.35, model=0.3, noise=0.05)
