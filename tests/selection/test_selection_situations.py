@@ -201,10 +201,12 @@ def check_rejection(case: Case, selection: Selection, rejection: Rejection) -> N
 
 def check_nothing_helps(case: Case, rejection: Rejection) -> None:
     """Where no change is offered, even the loosest requirements and preferences do not help."""
+    model, task = rejection.model, case.requirements["task_type"]
+    if model.problems or not model.runtimes or task not in model.task_types:
+        return  # facts of the model, which nobody's wishes change
     loosest = replace(case, requirements={"task_type": case.requirements["task_type"]}).changed(
         {"max_memory_usage": 1.0, "preferred_devices": [one.value for one in HardwareType]}
     )
-    found = fallen(loosest, rejection.model.name)
     for first in HardwareType:
         others = [one.value for one in HardwareType if one is not first]
         found = fallen(
