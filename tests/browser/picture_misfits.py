@@ -31,7 +31,12 @@ _FIND = """area => {
             text => text.textContent.trim() && text.getBoundingClientRect().width
                 && getComputedStyle(text).visibility !== 'hidden'
                 && !text.closest('.hoverlayer') && !text.classList.contains('slicetext'));
-        const boxes = texts.map(text => [text.textContent, text.getBoundingClientRect()]);
+        // The second line of one text may reach below the first line of the next.
+        const lines = texts.flatMap(text => {
+            const found = [...text.querySelectorAll('tspan.line')];
+            return found.length ? found : [text];
+        });
+        const boxes = lines.map(line => [line.textContent, line.getBoundingClientRect()]);
         for (const [said, box] of boxes)
             if (box.left < frame.left - 1 || box.right > frame.right + 1
                 || box.top < frame.top - 1 || box.bottom > frame.bottom + 1)
@@ -39,7 +44,8 @@ _FIND = """area => {
         boxes.forEach(([one, a], place) => boxes.slice(place + 1).forEach(([other, b]) => {
             const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
             const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
-            if (wide > 1 && high > 3) found.push(`on each other: ${one} | ${other}`);
+            // The boxes of two lines meet by a few pixels in which no letter is.
+            if (wide > 1 && high > 6) found.push(`on each other: ${one} | ${other}`);
         }));
     }
     return [...new Set(found)];
