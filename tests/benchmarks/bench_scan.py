@@ -6,7 +6,9 @@ safetensors and GGUF files among them) and measures, each in a process of its ow
 ``os.scandir`` that looks at every entry, ``huggingface_hub.scan_cache_dir``, and our scan: cold
 (nothing is remembered; headers are read), again in the same process, and in a new process that
 finds in the store what an earlier one read. Then it scans plain directories of ever more models
-of mixed formats. Every figure is a median of CPU seconds, user and system together.
+of mixed formats. Every figure is a median of CPU seconds, user and system together. ``--header``
+adds the header of a large vocabulary beside ``gguf.GGUFReader`` (`bench_readers`), so that the whole
+table of speeds comes from one command.
 """
 
 from __future__ import annotations
@@ -225,12 +227,16 @@ def main() -> None:
     parser.add_argument("--models", type=int, nargs="*", default=[1000, 3000, 10_000])
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--directory", type=Path, help="where to lay out the files")
+    parser.add_argument("--header", action="store_true", help="with one large GGUF header")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.directory) as name:
         folder = Path(name)
         if options.repositories:
             show_hub(folder, options.repositories, options.repeat)
         show_plain(folder, options.models, options.repeat)
+    if options.header:
+        readers = Path(__file__).with_name("bench_readers.py")
+        subprocess.run([sys.executable, readers], check=True)
 
 
 if __name__ == "__main__":
