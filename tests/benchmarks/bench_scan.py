@@ -7,8 +7,8 @@ safetensors and GGUF files among them) and measures, each in a process of its ow
 (nothing is remembered; headers are read), again in the same process, and in a new process that
 finds in the store what an earlier one read. Then it scans plain directories of ever more models
 of mixed formats. Every figure is a median of CPU seconds, user and system together. ``--header``
-adds the header of a large vocabulary beside ``gguf.GGUFReader`` (`bench_readers`), so that the whole
-table of speeds comes from one command.
+adds the header of a large vocabulary beside ``gguf.GGUFReader`` (`bench_readers`), so that one
+command prints the whole table of speeds.
 """
 
 from __future__ import annotations
