@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["frontier"]
 
-#: More names than this would lie on top of each other.
-_MOST_NAMES = 12
-
 
 def frontier(recommendations: Recommendations) -> View:
     """Draw the speed, quality and memory of each candidate, and which of them nothing beats.
@@ -112,15 +109,15 @@ def _draw(rows: list[dict[str, Any]], title: str, unit: str, origin: str) -> Fig
         ("on the front", [row for row in rows[1:] if row["on_front"]], COLOURS[0], "circle"),
         ("beaten by another", [row for row in rows[1:] if not row["on_front"]], OTHERS, "square"),
     )
-    named = len(rows) <= _MOST_NAMES
-    placed = place_names(rows, *_ends(rows), largest) if named else {}
+    placed = place_names(rows, *_ends(rows), largest)
     for row in rows:
-        row["text"], row["text_at"] = placed.get(row["rank"], (f"#{row['rank']}", "middle right"))
+        row["text"], row["text_at"] = placed.get(row["rank"], ("", "middle right"))
     for name, chosen, colour, symbol in kinds:
         if chosen:
             marks = _marks(chosen, colour, symbol, largest, unit)
             figure.add_scatter(name=f"{name} (n = {len(chosen)})", **marks)
-    by_rank = "; #: rank, as in the table" if len(placed) < len(rows) else ""
+    ranked = any(text.startswith("#") for text, _ in placed.values())
+    by_rank = "; #: rank, as in the table" if ranked else ""
     subtitle = (
         f"n = {format_number(len(rows), 'feasible candidate')}{origin}; area of a mark: memory, "
         f"the largest {format_bytes(largest)}<br>hollow: quality not measured (prior){by_rank}"

@@ -14,9 +14,12 @@ __all__ = ["QUALITIES", "place_names", "size_of"]
 QUALITIES = (-0.03, 1.08)
 _SMALLEST, _LARGEST = 9, 34
 #: The plot on a page of 800 pixels; where there is more room, what fits there fits as well.
-_WIDTH, _HEIGHT = 520.0, 270.0
-#: Of a letter of 13 pixels on average, of a line, and between a mark and its name.
-_LETTER, _LINE, _GAP = 7.2, 17.0, 3.0
+_WIDTH, _HEIGHT = 520.0, 250.0
+#: Of a letter of 13 pixels on average (capitals and digits are wider, and short names are made of
+#: them), of a line, and between a mark and its name.
+_LETTER, _CAPITALS, _LINE, _GAP = 8.6, 6.0, 17.0, 3.0
+#: As many of the best ranked have a text; more would hide the marks.
+_MOST_TEXTS = 12
 #: A beginning of fewer letters is no family of models.
 _LONG_PREFIX = 8
 #: Position: in which direction from the mark, to the right and upwards.
@@ -53,9 +56,11 @@ def size_of(memory: int | None, largest: float) -> float:
 def place_names(
     rows: Sequence[dict[str, Any]], low: float, high: float, largest: float
 ) -> dict[int, tuple[str, str]]:
-    """Return name and position by rank; a name that finds no place of its own is left out.
+    """Return text and position by rank.
 
-    What several names begin with alike is left out of them: hovering tells all of it.
+    A name that finds no place of its own gives way to its rank (``#3``), and there is no text
+    where that finds none either, or where twelve others rank above. What several names begin with
+    alike is left out of them: hovering tells all of it.
 
     Parameters
     ----------
@@ -67,17 +72,21 @@ def place_names(
         The most memory that one takes (bytes).
     """
     marks = [_mark(row, low, high, largest) for row in rows]
+    taken, rows = list(marks), rows[:_MOST_TEXTS]
     names = _short([row["model"] for row in rows])
-    taken = list(marks)
     found: dict[int, tuple[str, str]] = {}
-    for row, mark, text in zip(rows, marks, names, strict=True):
-        for position, (right, up) in _PLACES.items():
-            name = _beside(mark, len(text) * _LETTER, right, up)
-            inside = name.left >= 0 and name.right <= _WIDTH and name.low >= 0
-            if inside and not any(name.meets(other) for other in taken):
-                taken.append(name)
-                found[row["rank"]] = (text, position)
-                break
+    ranks = [f"#{row['rank']}" for row in rows]
+    for texts in (names, ranks):
+        for row, mark, text in zip(rows, marks, texts, strict=False):
+            if row["rank"] in found:
+                continue
+            for position, (right, up) in _PLACES.items():
+                name = _beside(mark, _CAPITALS + len(text) * _LETTER, right, up)
+                inside = name.left >= 0 and name.right <= _WIDTH and name.low >= 0
+                if inside and name.high <= _HEIGHT and not any(map(name.meets, taken)):
+                    taken.append(name)
+                    found[row["rank"]] = (text, position)
+                    break
     return found
 
 

@@ -74,8 +74,9 @@ def test_preferences_run_and_history(lab: Any, make_notebook: Make) -> None:
     board.get_by_role("button", name="Apply").click()
     lab.says("Applied and saved")
     lab.page.wait_for_function(
-        "before => !document.querySelector('.raven-lab').innerText.includes(before)",
-        arg=before.splitlines()[-1],
+        """before => ![...document.querySelectorAll('table.raven')].some(
+            table => table.innerText === before)""",
+        arg=before,
     )
     assert ranking.inner_text() != before
 

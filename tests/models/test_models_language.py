@@ -43,13 +43,18 @@ def test_a_run_is_recorded_and_learned_from(real: ModelManager) -> None:
     before = real.estimate("lid.176")
     assert not before.memory.measured
     run = real.run(TASK, ["Wo ist meine Brille?", "Where are my glasses?"])
+    peak = run.result.peak_memory
     assert [found[0]["label"] for found in run.output] == ["de", "en"]
     assert "2 answers, the first: de (" in str(run)
-    assert "en (" in str(real.run(TASK, "Where are my glasses?", parameters={"top_k": 2}))
+    again = real.run(TASK, "Where are my glasses?", parameters={"top_k": 2})
+    assert "en (" in str(again)
+    # Of the same process: a run may take a page or two more of memory than the one before.
+    later = again.result.peak_memory
     after = real.estimate("lid.176")
     assert after.memory.measured
-    assert after.memory.total_bytes == run.result.peak_memory
-    assert before.memory.low_bytes <= run.result.peak_memory <= before.memory.high_bytes
+    assert min(peak, later) <= after.memory.total_bytes <= max(peak, later)
+    assert abs(later - peak) < 2**20
+    assert before.memory.low_bytes <= peak <= before.memory.high_bytes
     with pytest.raises(RequirementError, match="top_k"):
         real.run(TASK, "x", parameters={"topk": 1})
     real.store.ingest_now()
