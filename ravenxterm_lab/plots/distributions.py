@@ -6,16 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ravenxterm_lab.plots.buckets import BUCKET_VALUE, HISTOGRAMS, counted_days, counted_runs
 from ravenxterm_lab.plots.history_figure import series_of, shown_name
 from ravenxterm_lab.plots.metrics import metric_of
-from ravenxterm_lab.plots.sampling import (
-    BUCKET_VALUE,
-    HISTOGRAMS,
-    NAMED,
-    RUNS,
-    extent_of,
-    no_executions,
-)
+from ravenxterm_lab.plots.sampling import NAMED, RUNS, extent_of, no_executions
 from ravenxterm_lab.plots.theme import AXIS, Figure, band_of, layout, log_axis, safe, series_style
 from ravenxterm_lab.plots.view import Rows, View, empty_view
 from ravenxterm_lab.plots.window import window_of
@@ -38,27 +32,6 @@ _SHARES = {"p5": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95, "p99":
 _WIDE = 5
 _LONG_DAYS = 2
 
-_COUNTED_RUNS = f"""
-counted AS (
-    SELECT series,
-        CASE WHEN value > 0 THEN ceil(ln(value) / ln({GAMMA}))::INTEGER ELSE {ZERO_BUCKET} END
-            AS bucket,
-        CASE WHEN $exact THEN value END AS exact, count(*) AS runs
-    FROM runs WHERE value IS NOT NULL GROUP BY ALL
-)"""  # noqa: S608 - our own constants
-_COUNTED_DAYS = """
-counted AS (
-    SELECT series, bucket, exact, sum(runs) AS runs
-    FROM (
-        SELECT
-            CASE WHEN model IN (SELECT model FROM named) THEN model END AS series,
-            unnest(buckets) AS bucket, unnest(exact) AS exact, unnest(counts) AS runs
-        FROM execution_histograms
-        WHERE quantity = '{metric}' AND day >= date_trunc('day', $start) AND day <= $end
-          AND ($model IS NULL OR model = $model) AND ($task IS NULL OR task = $task)
-    )
-    GROUP BY ALL
-)"""
 _ANSWER = f"""
 , ranked AS (
     SELECT *, {BUCKET_VALUE} AS value,
@@ -124,9 +97,10 @@ def distributions(
     chosen = metric_of(metric, extent.counts)
     daily = metric in HISTOGRAMS and window.seconds >= _LONG_DAYS * 86_400
     if daily:
-        counted = _COUNTED_DAYS.format(metric=metric)
+        counted = counted_days(metric)
     else:
-        counted = f"{RUNS.format(value=chosen.column)}, {_COUNTED_RUNS}"
+        each = counted_runs(exact="CASE WHEN $exact THEN value END")
+        counted = f"{RUNS.format(value=chosen.column)}, {each}"
     sql = f"WITH {NAMED}, {counted}{_ANSWER}"
     parameters = dict(extent.parameters)
     if not daily:

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ravenxterm_lab.plots.buckets import BUCKET_VALUE, HISTOGRAMS, counted_days, counted_runs
 from ravenxterm_lab.plots.history_figure import draw, summarise, tabulate, totals
 from ravenxterm_lab.plots.metrics import metric_of
-from ravenxterm_lab.plots.sampling import (
-    BUCKET_VALUE,
-    HISTOGRAMS,
-    NAMED,
-    RUNS,
-    extent_of,
-    m4_points,
-    no_executions,
-)
+from ravenxterm_lab.plots.sampling import NAMED, RUNS, extent_of, m4_points, no_executions
 from ravenxterm_lab.plots.view import View, empty_view
 from ravenxterm_lab.plots.window import window_of
 
@@ -28,29 +21,22 @@ __all__ = ["history"]
 
 #: Points of a figure in a saved notebook: 16 bytes each.
 POINTS = 4000
+#: Percentiles of more executions come from buckets that are 2 % wide.
+_MOST_EXACT = 200_000
 _DAY = 86_400
 
-_RAW_SHAPE = """
+_EXACT_SHAPE = """
 shape AS (
-    SELECT series, epoch_us(ts) // $period AS part, count(value) AS runs,
-        quantile_cont(value, 0.5) AS p50, quantile_cont(value, {tail}) AS tail
-    FROM runs WHERE value IS NOT NULL
-    GROUP BY GROUPING SETS ((series, part), (series))
-)"""
-# The day's histograms hold 2 % wide buckets, or the values themselves where there are few.
-_HISTOGRAM_SHAPE = f"""
-counted AS MATERIALIZED (
-    SELECT series, epoch_us(day) // $period AS part, bucket, exact, sum(runs) AS runs
+    SELECT series, part, runs, q[1] AS p50, q[2] AS tail
     FROM (
-        SELECT
-            CASE WHEN model IN (SELECT model FROM named) THEN model END AS series, day,
-            unnest(buckets) AS bucket, unnest(exact) AS exact, unnest(counts) AS runs
-        FROM execution_histograms
-        WHERE quantity = '{{metric}}' AND day >= date_trunc('day', $start) AND day <= $end
-          AND ($model IS NULL OR model = $model) AND ($task IS NULL OR task = $task)
+        SELECT series, epoch_us(ts) // $period AS part, count(value) AS runs,
+            quantile_cont(value, [0.5, {tail}]) AS q
+        FROM runs WHERE value IS NOT NULL
+        GROUP BY GROUPING SETS ((series, part), (series))
     )
-    GROUP BY series, part, bucket, exact
-), levels AS (
+)"""
+_COUNTED_SHAPE = f"""
+levels AS (
     FROM counted
     UNION ALL
     SELECT series, NULL, bucket, exact, sum(runs) FROM counted GROUP BY series, bucket, exact
@@ -98,9 +84,9 @@ def history(
 
     Up to ``points`` executions are drawn one by one; more are thinned in DuckDB so that of every
     column of pixels the first, last, least and greatest remain (M4): no peak is lost. Lines are
-    the median and the bad percentile (p95; p5 of a throughput) of at least 10 executions; from a
-    day a value on, those of latency and throughput come from the store's daily histograms (within
-    2 %; of whole days).
+    the median and the bad percentile (p95; p5 of a throughput) of at least 10 executions. Over
+    more than 200,000 executions they are within 2 %; from a day a value on, those of latency and
+    throughput come from the store's daily histograms (within 2 %; of whole days).
 
     Parameters
     ----------
@@ -135,7 +121,7 @@ def history(
     extent = extent_of(manager, window, model, task)
     chosen = metric_of(metric, extent.counts)
     daily = metric in HISTOGRAMS and extent.period >= _DAY
-    sql = _query(chosen, metric, daily=daily)
+    sql = _query(chosen, metric, daily=daily, exact=extent.runs <= _MOST_EXACT)
     parameters = {
         **extent.parameters,
         **extent.sampling(points),
@@ -152,8 +138,11 @@ def history(
     return View(figure, summary, sql, frame, parameters, tabulate(frame, chosen), zoom)
 
 
-def _query(metric: Metric, name: str, *, daily: bool) -> str:
-    shape = _HISTOGRAM_SHAPE if daily else _RAW_SHAPE
-    shape = shape.format(metric=name, tail=metric.tail)
+def _query(metric: Metric, name: str, *, daily: bool, exact: bool) -> str:
+    shape = (_EXACT_SHAPE if exact and not daily else _COUNTED_SHAPE).format(tail=metric.tail)
+    if daily:
+        shape = f"{counted_days(name, by_part=True)}, {shape}"
+    elif not exact:
+        shape = f"{counted_runs(by_part=True)}, {shape}"
     runs = RUNS.format(value=metric.column)
     return f"WITH {NAMED}, {runs}, {m4_points('runs')}, {shape}\n{_ANSWER}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from importlib import import_module
 
 import numpy as np
 import polars as pl
@@ -148,6 +149,28 @@ def test_percentiles_of_other_metrics_are_exact(year: ModelManager) -> None:
     )
     for name, value in whole(view, "tail").drop_nulls("series")["series", "value"].iter_rows():
         assert value == pytest.approx(exact[name])
+
+
+@pytest.mark.parametrize("metric", ["time_to_first_token", "peak_memory"])
+def test_percentiles_of_very_many_executions_are_counted(
+    year: ModelManager, metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are counted by bucket, so that each is within the width of one, and no run is lost."""
+    exactly = history(year, metric=metric, **YEAR)
+    monkeypatch.setattr(import_module("ravenxterm_lab.plots.history"), "_MOST_EXACT", 1000)
+    counted = history(year, metric=metric, **YEAR)
+    assert exactly.sql != counted.sql
+    for what, share in (("p50", 0.5), ("tail", 0.95)):
+        exact = quantile(year, metric, share)
+        told = whole(counted, what).drop_nulls("series")
+        assert len(told) == 7
+        for name, value in told["series", "value"].iter_rows():
+            assert value == pytest.approx(exact[name], rel=GAMMA - 1)
+        ours, theirs = (
+            points(view, what).sort("series", "ts")["runs"].to_list() for view in (counted, exactly)
+        )
+        assert ours == theirs
+        assert sum(ours) > 1000
 
 
 def test_lines_need_enough_executions(busy: ModelManager) -> None:
