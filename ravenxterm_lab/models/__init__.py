@@ -11,12 +11,14 @@ from ravenxterm_lab.models.fallback import FallbackPlan
 from ravenxterm_lab.models.history import PerformanceHistory
 from ravenxterm_lab.models.importing import ImportedQuality
 from ravenxterm_lab.models.manager import ModelManager
+from ravenxterm_lab.models.progress import Progress
 from ravenxterm_lab.models.registry import ModelRegistry, ScanReport
 from ravenxterm_lab.models.run_report import RunReport
 from ravenxterm_lab.models.selector import AdaptiveModelSelector
 from ravenxterm_lab.models.space import SpaceReport
 from ravenxterm_lab.models.status import ResourceUsage, SystemStatus
 from ravenxterm_lab.models.trash_report import TrashReport
+from ravenxterm_lab.models.warming import LoadedReport
 from ravenxterm_lab.models.workbench import Workbench
 from ravenxterm_lab.preferences import AccuracyPreference, PerformancePreference, UserPreferences
 from ravenxterm_lab.selection import Recommendation, Recommendations
@@ -32,12 +34,14 @@ __all__ = [
     "HardwareProfile",
     "HardwareType",
     "ImportedQuality",
+    "LoadedReport",
     "ModelManager",
     "ModelMetadata",
     "ModelRegistry",
     "ModelType",
     "PerformanceHistory",
     "PerformancePreference",
+    "Progress",
     "Recommendation",
     "Recommendations",
     "ResourceUsage",

@@ -25,6 +25,7 @@ from ravenxterm_lab.models.status import (
     read_usage,
 )
 from ravenxterm_lab.models.tracking import Tracking
+from ravenxterm_lab.models.warming import Warming
 from ravenxterm_lab.models.workbench import Workbench
 from ravenxterm_lab.tables import Card, Displayed
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from ravenxterm_lab.models.messages import MessageLog
     from ravenxterm_lab.models.monitoring import RecordingMonitor
+    from ravenxterm_lab.models.progress import OnProgress
     from ravenxterm_lab.models.sample import SampleManager
     from ravenxterm_lab.preferences import UserPreferences
     from ravenxterm_lab.requirements import TaskRequirements
@@ -50,7 +52,7 @@ _NO_EXECUTIONS = (
 )
 
 
-class ModelManager(Displayed, Estimating, Measuring, Planning, Replaying, Tracking):
+class ModelManager(Displayed, Estimating, Measuring, Planning, Replaying, Tracking, Warming):
     """Everything in one place: models, preferences, selection, execution, history.
 
     Parameters
@@ -242,6 +244,7 @@ class ModelManager(Displayed, Estimating, Measuring, Planning, Replaying, Tracki
         parameters: Mapping[str, Any] | None = None,
         on_token: Callable[[str], None] | None = None,
         timeout: float | None = None,
+        on_progress: OnProgress | None = None,
     ) -> RunReport:
         """Select a model, load it, run it, and record the execution.
 
@@ -262,6 +265,9 @@ class ModelManager(Displayed, Estimating, Measuring, Planning, Replaying, Tracki
             Called with each piece of text as it comes.
         timeout : float, optional
             Seconds for the run itself.
+        on_progress : callable, optional
+            Told of each `Progress`: a load begins, the run begins. What it raises ends this, as
+            what ``on_token`` raises does.
 
         Returns
         -------
@@ -281,7 +287,7 @@ class ModelManager(Displayed, Estimating, Measuring, Planning, Replaying, Tracki
             self.registry.candidates, requirements=wanted, record=False
         )
         self._told(selection.ranked)
-        request = Request(inputs, parameters, on_token, timeout)
+        request = Request(inputs, parameters, on_token, timeout, on_progress)
         return run_selection(self._bench, self.pool, selection, wanted, request)
 
     def feedback(self, run: RunReport | ExecutionId | str, quality: float, note: str = "") -> None:

@@ -13,6 +13,7 @@ from ravenxterm_lab.exceptions import (
 )
 from ravenxterm_lab.models.fallback import Planner, Step, Walk, tokens_needed
 from ravenxterm_lab.models.predicting import record_forecast, record_memory
+from ravenxterm_lab.models.progress import tell
 from ravenxterm_lab.models.run_report import Attempt, RunReport, no_suitable_model
 from ravenxterm_lab.store.schema import INTERRUPTED
 
@@ -21,13 +22,14 @@ if TYPE_CHECKING:
 
     from ravenxterm_lab.estimation import Estimator
     from ravenxterm_lab.metadata import HardwareType
+    from ravenxterm_lab.models.progress import OnProgress
     from ravenxterm_lab.models.selector import Selection
     from ravenxterm_lab.models.workbench import Workbench
     from ravenxterm_lab.requirements import TaskRequirements
     from ravenxterm_lab.runtimes import ModelPool, RunResult
     from ravenxterm_lab.store import ExecutionId
 
-__all__ = ["Request", "make_planner", "run_selection"]
+__all__ = ["Request", "go_on", "make_planner", "not_tried", "run_selection"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,15 @@ class Request:
         Called with each piece of text.
     timeout : float or None
         Seconds for the run itself.
+    on_progress : callable or None
+        Told when a load begins, and when the run does.
     """
 
     inputs: Any
     parameters: Mapping[str, Any] | None = None
     on_token: Callable[[str], None] | None = None
     timeout: float | None = None
+    on_progress: OnProgress | None = None
 
 
 def make_planner(
@@ -101,11 +106,39 @@ def run_selection(
                 return report
     finally:
         selection.id  # noqa: B018 - recorded by now, whatever happened
-    attempts += [
+    raise no_suitable_model(selection.ranked, [*attempts, *not_tried(walk)])
+
+
+def not_tried(walk: Walk) -> list[Attempt]:
+    """Return the candidates that were passed over, each with the reason."""
+    return [
         Attempt(item.model.name, FailureKind.MISSING_RUNTIME, reason, step="not tried")
         for item, reason in walk.skipped
     ]
-    raise no_suitable_model(selection.ranked, attempts)
+
+
+def go_on(
+    bench: Workbench, walk: Walk, step: Step, error: RuntimeFailureError, *, died: bool
+) -> None:
+    """Say that a step failed, and what is tried next.
+
+    Parameters
+    ----------
+    bench : Workbench
+        For the message.
+    walk : Walk
+        Takes note of it.
+    step : Step
+        What was tried.
+    error : RuntimeFailureError
+        How it failed.
+    died : bool
+        Whether the model was loaded and its worker ended by itself.
+    """
+    walk.failed(step, error.kind, died=died)
+    following = walk.peek()
+    then = f"Trying {following} next." if following else "Nothing is left to try."
+    bench.messages.add("warning", step.item.model.name, f"{error} {then}")
 
 
 def _try(
@@ -149,8 +182,10 @@ def _try(
         return Attempt(model.name, failure, message, step.change, options.settings, seconds)
 
     try:
+        tell(request.on_progress, "load", step, estimator)
         with pool.acquire(bench.runtime(model.runtimes[0]), model, options) as (loaded, cold):
             load_seconds = loaded.report.seconds if cold else 0.0
+            tell(request.on_progress, "run", step, estimator)
             energy = bench.monitoring.energy(options.device)
             started = time.perf_counter()
             try:
@@ -169,10 +204,7 @@ def _try(
     except RuntimeFailureError as error:
         record_failure(str(error), error.kind.value)
         attempts.append(attempt(error.kind, str(error)))
-        walk.failed(step, error.kind, died=died)
-        following = walk.peek()
-        then = f"Trying {following} next." if following else "Nothing is left to try."
-        bench.messages.add("warning", model.name, f"{error} {then}")
+        go_on(bench, walk, step, error, died=died)
         return None
     except RequirementError:
         raise  # nothing was run

@@ -153,7 +153,7 @@ class SampleManager(ModelManager):
         """Refuse: the models are not here."""
         raise RequirementError(_READ_ONLY)
 
-    optimize_model_selection = benchmark = track = run
+    optimize_model_selection = benchmark = track = load = unload = run
     record_execution_metrics = feedback = import_quality = run
     monitor = get_resource_usage = get_system_status = cleanup_resources = run
 

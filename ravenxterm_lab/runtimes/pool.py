@@ -146,13 +146,15 @@ class ModelPool:
         finally:
             self._leave(entry)
 
-    def unload_idle(self, older_than: float = 0.0) -> int:
+    def unload_idle(self, older_than: float = 0.0, *, model: ModelMetadata | None = None) -> int:
         """Unload the models that nobody uses.
 
         Parameters
         ----------
         older_than : float
             Only those idle for at least this long (s).
+        model : ModelMetadata, optional
+            Only this one, however it was loaded.
 
         Returns
         -------
@@ -167,6 +169,7 @@ class ModelPool:
                 if entry.loaded is not None
                 and not entry.in_use
                 and now - entry.last_used >= older_than
+                and (model is None or key[1] == _identity(model))
             ]
             for key, _ in idle:
                 del self._entries[key]
@@ -196,7 +199,7 @@ class ModelPool:
     def _enter(
         self, runtime: Runtime, model: ModelMetadata, options: LoadOptions
     ) -> tuple[Entry, bool]:
-        key = (runtime.name, model.fingerprint or str(model.path), options.settings)
+        key = (runtime.name, _identity(model), options.settings)
         predicted = self._estimate(model, options)
         learned = UsePattern(self._past()) if self._pattern is None else self._pattern
         if key not in self._entries:
@@ -383,3 +386,7 @@ class ModelPool:
             return _LOOK_SECONDS
         oldest = min(entry.last_used for entry in idle)
         return min(_LOOK_SECONDS, alive - (self._clock() - oldest))
+
+
+def _identity(model: ModelMetadata) -> str:
+    return model.fingerprint or str(model.path)
