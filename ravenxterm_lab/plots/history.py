@@ -52,12 +52,16 @@ levels AS (
         min({BUCKET_VALUE}) FILTER (upto >= {{tail}} * total) AS tail
     FROM ranked GROUP BY series, part
 )"""  # noqa: S608 - our own constants
+# A line stands at the middle of what each of its values sums up, but not where nothing ran.
 _ANSWER = """
 SELECT series, what, ts, value::DOUBLE AS value, runs::BIGINT AS runs, text FROM points
 UNION ALL
-SELECT series, unnest(['p50', 'tail']), make_timestamp((part * $period + $period // 2)::BIGINT),
+SELECT series, unnest(['p50', 'tail']),
+    CASE WHEN part IS NOT NULL THEN
+        least(greatest(make_timestamp((part * $period + $period // 2)::BIGINT), since), until)
+    END,
     unnest([p50, tail])::DOUBLE, runs::BIGINT, NULL
-FROM shape
+FROM shape, (SELECT min(t1) AS since, max(t2) AS until FROM columns)
 UNION ALL
 SELECT series, unnest([what, 'least', 'greatest']), NULL,
     unnest([NULL, min(v3), max(v4)])::DOUBLE, sum(runs)::BIGINT, NULL

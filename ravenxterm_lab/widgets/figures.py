@@ -193,8 +193,14 @@ class FigurePanel(Panel):
 
     def _keep_height(self, height: int) -> str:
         # JupyterLab resizes a figure when its tab is shown again, and plotly then takes the height
-        # of a container that has none of its own.
-        return f"<style>.{self._mark} .svg-container {{ min-height: {height}px; }}</style>"
+        # of a container that has none of its own. JupyterLab's renderer also draws each figure
+        # once more, as a picture, before the page shows it, unless its node has no height: the
+        # room is a margin then.
+        return (
+            f"<style>.{self._mark} .svg-container {{ min-height: {height}px; }}"
+            f".{self._mark} .jp-RenderedPlotly {{ height: 0; margin-bottom: {height}px;"
+            " overflow: visible !important; }</style>"
+        )
 
     def _shown(self) -> tuple[datetime, datetime] | None:
         """Return the part of the axis of times that is zoomed to."""

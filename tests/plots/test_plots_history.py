@@ -75,8 +75,8 @@ def test_a_run_that_was_stopped_is_no_failure(manager: ModelManager) -> None:
     view = history(manager, metric="latency")
     assert whole(view, "stopped")["runs"].to_list() == [1]
     assert whole(view, "failed").is_empty()
-    assert success(manager).summary.startswith("Of 1 execution in the last 30 days 100.0%")
-    assert "1 more were stopped by you" in success(manager).summary
+    assert success(manager).summary.startswith("Of 1 execution in the last 30 days, 100.0%")
+    assert "1 more was stopped by you" in success(manager).summary
 
 
 def test_no_peak_is_lost(year: ModelManager) -> None:
@@ -171,6 +171,18 @@ def test_percentiles_of_very_many_executions_are_counted(
         )
         assert ours == theirs
         assert sum(ours) > 1000
+
+
+def test_no_median_stands_before_the_first_execution(manager: ModelManager) -> None:
+    """A value of a line stands among the executions that it sums up, however few hold an hour."""
+    for index in range(30):
+        manager.record_execution_metrics("m", {"latency": 1.0 + index / 100})
+    view = history(manager, metric="latency")
+    ran, lines = points(view)["ts"], points(view, "p50")
+    assert len(lines) >= 1
+    assert lines["ts"].is_between(ran.min(), ran.max()).all()
+    (drawn,) = [trace for trace in view.figure.data if trace.meta == "m p50"]
+    assert len(drawn.x) >= 1
 
 
 def test_lines_need_enough_executions(busy: ModelManager) -> None:
