@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-from ravenxterm_lab.plots.theme import AXIS, Figure, layout, milliseconds, safe, style, time_axis
+from ravenxterm_lab.plots.theme import (
+    AXIS,
+    Figure,
+    layout,
+    milliseconds,
+    safe,
+    see_through,
+    style,
+    time_axis,
+)
 from ravenxterm_lab.plots.view import Rows, View, empty_view
 from ravenxterm_lab.plots.window import clip, microseconds, window_of
 from ravenxterm_lab.units import NOT_MEASURED, format_number
@@ -19,26 +29,29 @@ if TYPE_CHECKING:
 
 __all__ = ["decisions"]
 
-_COLUMNS = 400
-#: Up to so many decisions each is drawn; beyond, the latest of each column of pixels.
+#: Up to so many decisions each is drawn; beyond, those of a column are one mark.
 _FEW = 1500
+_COLUMNS = 60
+#: The diameter of the mark that stands for the most decisions, and of the least one (pixels).
+_LARGEST, _SMALLEST = 13.0, 2.0
 _NONE = "none was feasible"
 
 _EXTENT = """
-SELECT count(*), min(ts), max(ts), (SELECT count(*) > 0 FROM selections)
+SELECT count(*), min(ts), max(ts), count(DISTINCT coalesce(task, '')) > 1,
+       (SELECT count(*) > 0 FROM selections)
 FROM selections
 WHERE ts BETWEEN $start AND $end AND ($task IS NULL OR task = $task)
   AND ($model IS NULL OR chosen = $model)
 """
 _SQL = """
 SELECT
-    chosen, task, (epoch_us(ts) - $first) // $width AS place, max(ts) AS ts, count(*) AS decisions,
-    arg_max(probability, ts) AS probability, arg_max(policy, ts) AS policy,
-    arg_max(reason, ts) AS reason
+    chosen, CASE WHEN $apart THEN task END AS task, (epoch_us(ts) - $first) // $width AS place,
+    max(ts) AS ts, count(*) AS decisions, arg_max(probability, ts) AS probability,
+    arg_max(policy, ts) AS policy, arg_max(reason, ts) AS reason
 FROM selections
 WHERE ts BETWEEN $start AND $end AND ($task IS NULL OR task = $task)
   AND ($model IS NULL OR chosen = $model)
-GROUP BY chosen, task, place ORDER BY ts
+GROUP BY ALL ORDER BY ts
 """
 
 
@@ -52,6 +65,9 @@ def decisions(
     end: date | str | None = None,
 ) -> View:
     """Draw which model was chosen when, a series for each task; hovering tells the reason.
+
+    Of more than 1,500 decisions a mark is what a model was chosen for in one of 60 columns, for
+    whatever task unless one is given: its area counts them, and hovering tells the latest reason.
 
     Parameters
     ----------
@@ -75,10 +91,13 @@ def decisions(
         return decisions(manager, model=model, task=task, start=first, end=last)
 
     chosen = {**window.parameters, "model": model, "task": task}
-    count, first, last, recorded = manager.sql(_EXTENT, chosen).fetchall()[0]
+    count, first, last, differ, recorded = manager.sql(_EXTENT, chosen).fetchall()[0]
     part = clip(window, first, last)
     width = 1 if count <= _FEW else max(int(part.seconds * 1e6) // _COLUMNS, 1)
-    parameters = {**chosen, "first": microseconds(part.start), "width": width}
+    few = count <= _FEW
+    parameters = {
+        **chosen, "first": microseconds(part.start), "width": width, "apart": few or not differ,
+    }  # fmt: skip
     frame = manager.sql(_SQL, parameters).pl()
     title = "Decisions of the selector"
     if frame.is_empty():
@@ -89,30 +108,31 @@ def decisions(
         )
         return empty_view(title, reason, _SQL, frame, parameters, zoom)
     return View(
-        _draw(frame, window, title), _summarise(frame, window), _SQL, frame, parameters,
-        _rows(frame), zoom,
+        _draw(frame, window, title, each=few), _summarise(frame, window), _SQL, frame,
+        parameters, _rows(frame), zoom,
     )  # fmt: skip
 
 
-def _draw(frame: pl.DataFrame, window: Window, title: str) -> Figure:
+def _draw(frame: pl.DataFrame, window: Window, title: str, *, each: bool) -> Figure:
     import polars as pl
 
     figure = Figure()
     models = _by_count(frame)
+    most = int(frame["decisions"].max())  # type: ignore[arg-type]
     for index, task in enumerate(frame["task"].unique().sort().to_list()):
         own = frame.filter(pl.col("task").eq_missing(task))
-        name = "task not told" if task is None else task.replace("_", " ")
+        name = _task_name(task, each=each)
+        marker = see_through(style(index)["marker"])
         figure.add_scatter(
-            meta=name,
+            meta=name if each else f"{name}, counted",
             x=milliseconds(own["ts"]),
             y=[safe(_shown(model)) for model in own["chosen"]],
             name=f"{safe(name)} (n = {int(own['decisions'].sum()):,})",
             mode="markers",
-            # Thinned, the marks of all columns stand side by side.
             marker={
-                **style(index)["marker"],
-                "size": 10 if len(frame) <= _FEW else 5,
-                "opacity": 0.8,
+                **marker,
+                "size": 10 if each else _sizes(own["decisions"], most),
+                "opacity": 1,
             },
             text=[_why(row) for row in own.iter_rows(named=True)],
             hovertemplate=(
@@ -120,9 +140,15 @@ def _draw(frame: pl.DataFrame, window: Window, title: str) -> Figure:
             ),
         )
     count = format_number(int(frame["decisions"].sum()), "decision")
+    subtitle = f"n = {count}, {window.label}, times in UTC"
+    subtitle += (
+        "; hover for the reason"
+        if each
+        else f"<br>area of a mark: decisions of a column, at most {most:,}; hover for the latest"
+    )
     figure.update_layout(
-        **layout(title, f"n = {count}, {window.label}, times in UTC; hover for the reason"),
-        height=220 + 30 * len(models),
+        **layout(title, subtitle),
+        height=220 + 30 * len(models) + 20 * (not each),
         xaxis=time_axis(),
         yaxis={
             "title": {"text": "chosen model"},
@@ -133,7 +159,21 @@ def _draw(frame: pl.DataFrame, window: Window, title: str) -> Figure:
             **AXIS,
         },
     )
+    figure.update_layout(showlegend=True, legend={"itemsizing": "constant"})
     return figure
+
+
+def _task_name(task: str | None, *, each: bool) -> str:
+    if task is not None:
+        return task.replace("_", " ")
+    return "task not told" if each else "all tasks"
+
+
+def _sizes(decisions: pl.Series, most: int) -> list[float]:
+    return [
+        round(max(_LARGEST * math.sqrt(count / most), _SMALLEST), 1)
+        for count in decisions.to_list()
+    ]
 
 
 def _by_count(frame: pl.DataFrame) -> list[str | None]:

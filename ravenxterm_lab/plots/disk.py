@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["disk"]
 
+#: Of what holds tiles; white text reads on it in both themes.
+_BAND = "#666666"
 #: State: (colour, pattern, in words).
 _STATES = {
     "in use": (COLOURS[0], "", "used, or new"),
@@ -116,9 +118,9 @@ def _draw(rows: list[dict[str, Any]], title: str, unused_days: float) -> Figure:
         customdata=[""] * above + [safe(row["path"]) for row in rows],
         textinfo="label+text",
         hovertemplate="%{label}<br>%{text}<br>%{customdata}<extra></extra>",
-        textfont={"color": [OTHERS] * above + [text_on(tile) for tile in tiles], "size": 13},
+        textfont={"color": ["#ffffff"] * above + [text_on(tile) for tile in tiles], "size": 13},
         marker={
-            "colors": ["rgba(128,128,128,0.12)"] * above + tiles,
+            "colors": [_BAND] * above + tiles,
             "pattern": {
                 "shape": [""] * above + [_STATES[row["state"]][1] for row in rows],
                 "fillmode": "overlay",

@@ -170,20 +170,25 @@ def _draw(frame: pl.DataFrame, metric: Metric, window: Window, title: str) -> Fi
         )
     count = format_number(_count(frame, every=True), "successful execution")
     subtitle = (
-        f"n = {count}, {window.label}<br>below each: median, p25 to p75, p5 to p95, p99, greatest"
+        f"n = {count}, {window.label}<br>ridge: executions in steps of 10%, each to its own peak"
+        "<br>below it: median, p25 to p75, p5 to p95, p99, greatest"
     )
     placed = layout(title, subtitle)
     placed["margin"]["b"] = 60
     figure.update_layout(
         **placed,
-        height=190 + 70 * len(names),
+        height=210 + 70 * len(names),
         xaxis=log_axis(metric.axis, *_ends(frame, metric)),
         yaxis={
             "tickvals": list(range(len(names))),
-            "ticktext": [safe(shown_name(name)) for name in reversed(names)],
+            "ticktext": [
+                f"{safe(shown_name(name))}<br>n = {_count(frame, name):,}"
+                for name in reversed(names)
+            ],
             "range": [-0.35, len(names) - 0.05],
             "automargin": True,
             **AXIS,
+            "zeroline": False,
         },
         showlegend=False,
     )
@@ -231,10 +236,17 @@ def _summarise(frame: pl.DataFrame, metric: Metric, window: Window) -> str:
     medians = frame.filter(pl.col("what") == "p50").sort("value", descending=metric.tail < 0.5)
     best = medians["series"][0]
     at = _points(frame, best)
+    count = format_number(_count(frame, every=True), "successful execution")
+    if " or " in metric.unit:
+        found = sorted(float(value) for value in medians["value"])
+        ends = [metric.show(found[0]), metric.show(found[-1])]
+        return (
+            f"{count} {window.when}: median {metric.title} {' to '.join(ends)} by model, of "
+            "tokens or of items, which do not compare."
+        )
     return (
-        f"{format_number(_count(frame, every=True), 'successful execution')} {window.when}: "
-        f"{shown_name(best)} has the best median {metric.title}, {metric.show(at['p50'])} "
-        f"({tail} {metric.show(at[tail])})."
+        f"{count} {window.when}: {shown_name(best)} has the best median {metric.title}, "
+        f"{metric.show(at['p50'])} ({tail} {metric.show(at[tail])})."
     )
 
 

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from ravenxterm_lab.plots.frontier_names import QUALITIES, place_names, size_of
 from ravenxterm_lab.plots.ranking import no_candidate
-from ravenxterm_lab.plots.theme import AXIS, COLOURS, OTHERS, Figure, layout, log_axis, safe
+from ravenxterm_lab.plots.theme import (
+    AXIS,
+    COLOURS,
+    OTHERS,
+    Figure,
+    layout,
+    log_axis,
+    safe,
+    see_through,
+)
 from ravenxterm_lab.plots.view import Rows, View, empty_view
 from ravenxterm_lab.units import format_bytes, format_number, format_rate
 
@@ -112,10 +121,11 @@ def _draw(rows: list[dict[str, Any]], title: str, unit: str, origin: str) -> Fig
     placed = place_names(rows, *_ends(rows), largest)
     for row in rows:
         row["text"], row["text_at"] = placed.get(row["rank"], ("", "middle right"))
-    for name, chosen, colour, symbol in kinds:
+    # The better lies on top.
+    for place, (name, chosen, colour, symbol) in reversed(list(enumerate(kinds))):
         if chosen:
             marks = _marks(chosen, colour, symbol, largest, unit)
-            figure.add_scatter(name=f"{name} (n = {len(chosen)})", **marks)
+            figure.add_scatter(name=f"{name} (n = {len(chosen)})", legendrank=1001 + place, **marks)
     ranked = any(text.startswith("#") for text, _ in placed.values())
     by_rank = "; #: rank, as in the table" if ranked else ""
     subtitle = (
@@ -157,6 +167,7 @@ def _marks(
         )
         for row in rows
     ]
+    fill = see_through({"color": colour})["color"]
     bar = {"type": "data", "symmetric": False, "thickness": 1, "width": 3, "color": colour}
     return {
         "x": [row["speed"] for row in rows],
@@ -177,10 +188,10 @@ def _marks(
         "hovertext": hover,
         "hoverinfo": "text",
         "marker": {
-            "color": colour,
+            "color": [fill if row["quality_n"] else colour for row in rows],
             "size": [size_of(row["memory"], largest) for row in rows],
             "symbol": [symbol if row["quality_n"] else f"{symbol}-open" for row in rows],
-            "opacity": 0.85,
+            "opacity": 1,
             "line": {"width": 2, "color": colour},
         },
     }

@@ -39,6 +39,9 @@ class _Box(NamedTuple):
         wide = min(self.right, other.right) > max(self.left, other.left)
         return wide and min(self.high, other.high) > max(self.low, other.low)
 
+    def is_inside(self) -> bool:
+        return self.left >= 0 and self.right <= _WIDTH and self.low >= 0 and self.high <= _HEIGHT
+
 
 def size_of(memory: int | None, largest: float) -> float:
     """Return the diameter of a mark, whose area stands for the memory (pixels).
@@ -65,25 +68,27 @@ def place_names(
     Parameters
     ----------
     rows : sequence of dict
-        With ``rank``, ``model``, ``speed``, ``quality`` and ``memory``; the first choose first.
+        With ``rank``, ``model``, ``speed``, ``quality`` and ``memory``, and the ends of the bars
+        of speed and quality, such as ``speed_low``; the first choose first.
     low, high : float
         The ends of the logarithmic axis of speeds.
     largest : float
         The most memory that one takes (bytes).
     """
     marks = [_mark(row, low, high, largest) for row in rows]
+    bars = [bar for row in rows for bar in _bars(row, low, high)]
     taken, rows = list(marks), rows[:_MOST_TEXTS]
     names = _short([row["model"] for row in rows])
     found: dict[int, tuple[str, str]] = {}
     ranks = [f"#{row['rank']}" for row in rows]
-    for texts in (names, ranks):
+    # A text that a bar strikes through is better than none.
+    for texts, avoided in ((names, bars), (names, []), (ranks, bars), (ranks, [])):
         for row, mark, text in zip(rows, marks, texts, strict=False):
             if row["rank"] in found:
                 continue
             for position, (right, up) in _PLACES.items():
                 name = _beside(mark, _CAPITALS + len(text) * _LETTER, right, up)
-                inside = name.left >= 0 and name.right <= _WIDTH and name.low >= 0
-                if inside and name.high <= _HEIGHT and not any(map(name.meets, taken)):
+                if name.is_inside() and not any(map(name.meets, [*taken, *avoided])):
                     taken.append(name)
                     found[row["rank"]] = (text, position)
                     break
@@ -105,12 +110,24 @@ def _alike(one: str, other: str) -> int:
     return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
-def _mark(row: dict[str, Any], low: float, high: float, largest: float) -> _Box:
+def _point(speed: float, quality: float, low: float, high: float) -> tuple[float, float]:
     bottom, top = QUALITIES
-    x = _WIDTH * math.log(max(row["speed"], low) / low) / math.log(high / low)
-    y = _HEIGHT * (row["quality"] - bottom) / (top - bottom)
+    x = _WIDTH * math.log(max(speed, low) / low) / math.log(high / low)
+    return x, _HEIGHT * (quality - bottom) / (top - bottom)
+
+
+def _mark(row: dict[str, Any], low: float, high: float, largest: float) -> _Box:
+    x, y = _point(row["speed"], row["quality"], low, high)
     radius = size_of(row["memory"], largest) / 2
     return _Box(x - radius, x + radius, y - radius, y + radius)
+
+
+def _bars(row: dict[str, Any], low: float, high: float) -> list[_Box]:
+    """Return the bars of speed and quality as boxes, two pixels thin."""
+    x, y = _point(row["speed"], row["quality"], low, high)
+    left, bottom = _point(row["speed_low"], row["quality_low"], low, high)
+    right, top = _point(row["speed_high"], row["quality_high"], low, high)
+    return [_Box(left, right, y - 1, y + 1), _Box(x - 1, x + 1, bottom, top)]
 
 
 def _beside(mark: _Box, width: float, right: int, up: int) -> _Box:

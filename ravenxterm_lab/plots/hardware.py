@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ravenxterm_lab.plots.hardware_figure import GPU, MACHINE, draw, is_gpu, summarise
+from ravenxterm_lab.plots.hardware_figure import GPU, MACHINE, MEAN, draw, is_gpu, summarise
 from ravenxterm_lab.plots.sampling import m4_points
 from ravenxterm_lab.plots.view import Rows, View, empty_view
-from ravenxterm_lab.plots.window import clip, microseconds, window_of
+from ravenxterm_lab.plots.window import clip, microseconds, period_of, window_of
 from ravenxterm_lab.units import NOT_MEASURED
 
 if TYPE_CHECKING:
@@ -62,6 +62,10 @@ FROM points
 UNION ALL
 SELECT what, gpu, NULL, avg(value), count(*), NULL, max(ts), NULL FROM measured GROUP BY what, gpu
 UNION ALL
+SELECT '{MEAN}' || what, gpu, make_timestamp((epoch_us(min(ts)) + epoch_us(max(ts))) // 2),
+    avg(value), count(*), NULL, NULL, NULL
+FROM measured WHERE $width > 1 GROUP BY what, gpu, (epoch_us(ts) - $first) // $period
+UNION ALL
 SELECT 'execution', NULL, begin, NULL, runs, model, until, failed FROM spans
 ORDER BY what, gpu NULLS FIRST, ts NULLS FIRST
 """  # noqa: S608 - our own constants
@@ -78,7 +82,8 @@ def hardware(
     """Draw load, memory, power and temperature, and the executions on the same axis of time.
 
     What this machine does not tell has no line, and the sentence says so. Lines break where
-    nothing was sampled. Long windows are thinned in DuckDB so that no peak is lost (M4).
+    nothing was sampled. Long windows are thinned in DuckDB so that no peak is lost (M4), and the
+    means over time are drawn upon what is thinned.
 
     Parameters
     ----------
@@ -109,6 +114,7 @@ def hardware(
         **window.parameters,
         "first": microseconds(part.start),
         "width": 1 if few else max(int(part.seconds * 1e6) // columns, 1),
+        "period": int(period_of(part.seconds) * 1e6),
         "named": _MODELS,
     }
     frame = manager.sql(_BASE, parameters).pl()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ravenxterm_lab.plots.window import Window
 
-__all__ = ["GPU", "MACHINE", "Line", "draw", "is_gpu", "key_of", "summarise"]
+__all__ = ["GPU", "MACHINE", "MEAN", "Line", "draw", "is_gpu", "key_of", "summarise"]
 
 _MEMORY, _LOAD, _POWER, _HEAT = "memory (GiB)", "load (%)", "power (W)", "temp. (°C)"
 #: Weight of each band in the height of the figure.
@@ -37,6 +37,8 @@ _PIXELS = 52
 #: Points of a line up to which each has a mark of its own.
 _MARKED = 200
 _OTHERS = "other models"
+#: What the name of a column begins with where its means over time are told.
+MEAN = "mean "
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,43 +122,31 @@ def draw(frame: pl.DataFrame, window: Window) -> Figure:
     """
     import polars as pl
 
-    points = frame.filter(pl.col("ts").is_not_null() & (pl.col("what") != "execution"))
+    timed = frame.filter(pl.col("ts").is_not_null() & (pl.col("what") != "execution"))
+    is_mean = pl.col("what").str.starts_with(MEAN)
+    points, means = timed.filter(~is_mean), timed.filter(is_mean)
     runs = frame.filter(pl.col("what") == "execution")
     lines = {**MACHINE, **GPU}
-    used = [band for band in _BANDS if any(lines[w].band == band for w in points["what"].unique())]
+    told = set(points["what"].to_list())
+    used = [band for band in _BANDS if any(lines[what].band == band for what in told)]
     models = sorted(runs["model"].unique().to_list(), key=lambda name: (name is None, name))
     weights = {band: _BANDS[band] for band in used}
     if models:
         weights["executions"] = 0.6 + 0.45 * len(models)
     figure = Figure()
     axes = _axes(weights)
-    # Up to two GPUs, colour alone tells the lines of a band apart.
-    few = points["gpu"].drop_nulls().n_unique() <= 2
-    for name, gpu in points.select("what", "gpu").unique(maintain_order=True).iter_rows():
-        own = points.filter((pl.col("what") == name) & pl.col("gpu").eq_missing(gpu)).sort("ts")
-        x, y = with_gaps(milliseconds(own["ts"]), floats(own["value"], lines[name].factor))
-        label, look = _look(name, gpu)
-        if few and len(own) > _MARKED:
-            # A peak could fall between two dashes.
-            look["dash"] = "solid"
-        figure.add_scatter(
-            meta=key_of(name, gpu),
-            x=x,
-            y=y,
-            name=label,
-            yaxis=axes[lines[name].band],
-            mode="lines+markers" if len(own) <= _MARKED else "lines",
-            line={**look, "width": 1.8},
-            marker={"size": 4, "color": look["color"]},
-            hovertemplate=f"%{{y:,.4~g}} {lines[name].band.partition('(')[2].rstrip(')')}",
-        )
+    thinned = not means.is_empty()
+    _add_lines(figure, points, axes, thinned=thinned)
+    _add_means(figure, means, axes)
     _add_runs(figure, runs, models, axes.get("executions"))
     samples = frame.filter((pl.col("what") == "memory_used") & pl.col("ts").is_null())["samples"]
     subtitle = (
         f"n = {format_number(int(samples.sum()), 'sample')}, "
         f"{format_number(int(runs['samples'].sum()), 'execution')}, {window.label}, times in UTC"
     )
-    height = 190 + _PIXELS * sum(weights.values())
+    if thinned:
+        subtitle += "<br>lines: means; behind them first, last, least and greatest of each column"
+    height = 190 + 20 * thinned + _PIXELS * sum(weights.values())
     last = list(axes.values())[-1]
     figure.update_layout(
         **layout("Hardware", subtitle),
@@ -185,6 +175,76 @@ def draw(frame: pl.DataFrame, window: Window) -> Figure:
         figure.update_layout({axes[band].replace("y", "yaxis"): axis})
         top = low - gap
     return figure
+
+
+def _keys(points: pl.DataFrame, band: str) -> list[tuple[str, int | None]]:
+    """Return the columns of a band, and their GPU, in the order in which they are told."""
+    pairs = set(points.select("what", "gpu").iter_rows())
+    order = {name: place for place, name in enumerate((*MACHINE, *GPU))}
+    lines = {**MACHINE, **GPU}
+    own = [pair for pair in pairs if lines[pair[0]].band == band]
+    return sorted(own, key=lambda pair: (-1 if pair[1] is None else pair[1], order[pair[0]]))
+
+
+def _add_lines(
+    figure: Figure, points: pl.DataFrame, axes: dict[str, str], *, thinned: bool
+) -> None:
+    import polars as pl
+
+    lines = {**MACHINE, **GPU}
+    # Up to two GPUs, colour alone tells the lines of a band apart.
+    few = points["gpu"].drop_nulls().n_unique() <= 2
+    for band, axis in axes.items():
+        for name, gpu in _keys(points, band):
+            own = points.filter((pl.col("what") == name) & pl.col("gpu").eq_missing(gpu))
+            own = own.sort("ts")
+            x, y = with_gaps(milliseconds(own["ts"]), floats(own["value"], lines[name].factor))
+            label, look = _look(name, gpu)
+            if thinned or (few and len(own) > _MARKED):
+                # A peak could fall between two dashes.
+                look["dash"] = "solid"
+            figure.add_scatter(
+                meta=key_of(name, gpu),
+                x=x,
+                y=y,
+                name=label,
+                legendgroup=label,
+                showlegend=not thinned,
+                opacity=0.3 if thinned else 1.0,
+                yaxis=axis,
+                mode="lines+markers" if len(own) <= _MARKED else "lines",
+                line={**look, "width": 1.0 if thinned else 1.8},
+                marker={"size": 4, "color": look["color"]},
+                hovertemplate=f"%{{y:,.4~g}} {_unit(band)}",
+            )
+
+
+def _add_means(figure: Figure, means: pl.DataFrame, axes: dict[str, str]) -> None:
+    import polars as pl
+
+    lines = {**MACHINE, **GPU}
+    means = means.with_columns(pl.col("what").str.strip_prefix(MEAN))
+    for band, axis in axes.items():
+        for name, gpu in _keys(means, band):
+            own = means.filter((pl.col("what") == name) & pl.col("gpu").eq_missing(gpu))
+            own = own.sort("ts")
+            x, y = with_gaps(milliseconds(own["ts"]), floats(own["value"], lines[name].factor))
+            label, look = _look(name, gpu)
+            figure.add_scatter(
+                meta=MEAN + key_of(name, gpu),
+                x=x,
+                y=y,
+                name=label,
+                legendgroup=label,
+                yaxis=axis,
+                mode="lines",
+                line={**look, "width": 2.5},
+                hovertemplate=f"mean %{{y:,.4~g}} {_unit(band)}",
+            )
+
+
+def _unit(band: str) -> str:
+    return band.partition("(")[2].rstrip(")")
 
 
 def _axes(weights: dict[str, float]) -> dict[str, str]:

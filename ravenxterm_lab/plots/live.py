@@ -106,15 +106,20 @@ def replace_traces(figure: go.FigureWidget, wanted: go.Figure) -> None:
                         if key in trace and trace[key] is not None
                     }
                 )
+                if old.visible is False:
+                    old.visible = True
         for gone in found.values():
             gone.update({key: [] for key in ("x", "y") if key in gone})
+            gone.visible = False
         if wanted.layout.title.subtitle.text:
             figure.layout.title.subtitle.text = wanted.layout.title.subtitle.text
     if fresh:
         figure.add_traces(fresh)
 
 
-_CHANGING = ("x", "y", "name", "text", "customdata", "mode")
+_CHANGING = (
+    "x", "y", "name", "text", "customdata", "mode", "opacity", "line", "marker", "showlegend",
+)  # fmt: skip
 
 
 def _moment(value: Any) -> datetime:

@@ -134,7 +134,7 @@ def _draw(rows: list[dict[str, Any]], budget: int, loaded: int) -> Figure:
         showlegend=True,
     )
     subtitle = (
-        f"n = {format_number(loaded, 'loaded model')}, measured now; hatched: mapped from files"
+        f"n = {format_number(loaded, 'loaded model')}, measured now; striped: mapped from files"
     )
     figure.update_layout(
         **layout("Memory map", subtitle),

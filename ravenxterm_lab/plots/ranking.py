@@ -67,7 +67,7 @@ def ranking(recommendations: Recommendations) -> View:
     figure.update_yaxes(autorange="reversed", automargin=True, **AXIS)
     summary = (
         f"{first.model.name} leads for {task} with a score of {first.score:.3f} "
-        f"among {len(rows)} feasible candidates{recommendations.origin}."
+        f"among {count}{recommendations.origin}."
     )
     cells = [
         [str(row["rank"]), row["model"], f"{row['score']:.3f}", *(f"{row[p]:.3f}" for p in _PARTS),

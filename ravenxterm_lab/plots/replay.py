@@ -6,8 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ravenxterm_lab.plots.theme import AXIS, Figure, layout, milliseconds, safe, style, time_axis
+from ravenxterm_lab.plots.theme import (
+    AXIS,
+    Figure,
+    layout,
+    milliseconds,
+    safe,
+    see_through,
+    style,
+    time_axis,
+)
 from ravenxterm_lab.plots.view import Rows, View, empty_view
+from ravenxterm_lab.units import format_number
 
 if TYPE_CHECKING:
     import polars as pl
@@ -56,6 +66,7 @@ def _draw(result: Replay, frame: pl.DataFrame, title: str) -> Figure:
         (moved, "then", "then", 2, "x-thin-open"),
         (moved, "now", "now", 1, "diamond"),
     ):
+        marker = style(index)["marker"]
         figure.add_scatter(
             meta=name,
             x=milliseconds(part["at"]),
@@ -63,10 +74,9 @@ def _draw(result: Replay, frame: pl.DataFrame, title: str) -> Figure:
             name=f"{name} (n = {len(part):,})",
             mode="markers",
             marker={
-                **style(index)["marker"],
+                **see_through(marker),
                 "symbol": symbol,
-                "opacity": 0.8,
-                "line": {"width": 2, "color": style(index)["marker"]["color"]},
+                **({"color": marker["color"]} if symbol.endswith("-open") else {}),
             },
             text=[_hover(row) for row in part.iter_rows(named=True)],
             hovertemplate="%{x|%Y-%m-%d %H:%M:%S} %{y}<br>%{text}<extra>" + name + "</extra>",
@@ -115,7 +125,8 @@ def _by_count(frame: pl.DataFrame) -> list[str]:
 
 
 def _subtitle(result: Replay) -> str:
-    text = f"n = {len(result):,} decisions, {result.changed:,} on another model, times in UTC"
+    count = format_number(len(result), "decision")
+    text = f"n = {count}, {result.changed:,} on another model, times in UTC"
     if result.gain is None:
         return text
     gain = result.gain

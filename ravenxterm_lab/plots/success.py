@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -37,25 +36,30 @@ __all__ = ["success"]
 
 _LEVEL = 0.95
 _MOST_BANDS = 4
+#: Larger marks of more points than this would touch on a narrow page.
+_SPARSE = 25
+#: How far down from 100% the axis may reach (percent).
+_DEPTHS = (1, 2, 5, 10, 20, 40, 60, 80)
 
-# Both yield one row a series and period; the rollups are exact, and a thousand times smaller.
+# Both yield one row a series and period, in the middle of what it counts; the rollups are exact,
+# and a thousand times smaller.
 _FROM_HOURS = """
 SELECT
     CASE WHEN model IN (SELECT model FROM named) THEN model END AS series,
-    make_timestamp((epoch_us(hour) // $period) * $period + $period // 2) AS ts,
+    make_timestamp((epoch_us(min(hour)) + epoch_us(max(last_run))) // 2) AS ts,
     sum(runs - interrupted)::BIGINT AS runs, sum(succeeded)::BIGINT AS succeeded,
     sum(interrupted)::BIGINT AS stopped
 FROM execution_hours
 WHERE hour >= date_trunc('hour', $start) AND hour <= $end
   AND ($model IS NULL OR model = $model) AND ($task IS NULL OR task = $task)
-GROUP BY ALL ORDER BY series NULLS LAST, ts
+GROUP BY series, epoch_us(hour) // $period ORDER BY series NULLS LAST, ts
 """
 _FROM_RUNS = """
 SELECT
-    series, make_timestamp((epoch_us(ts) // $period) * $period + $period // 2) AS ts,
+    series, make_timestamp((epoch_us(min(ts)) + epoch_us(max(ts))) // 2) AS ts,
     count(*) FILTER (what <> 'stopped') AS runs, count(*) FILTER (what = 'run') AS succeeded,
     count(*) FILTER (what = 'stopped') AS stopped
-FROM runs GROUP BY ALL ORDER BY series NULLS LAST, ts
+FROM runs GROUP BY series, epoch_us(ts) // $period ORDER BY series NULLS LAST, ts
 """
 
 
@@ -152,7 +156,7 @@ def _draw(frame: pl.DataFrame, window: Window) -> Figure:
             legendgroup=label,
             mode="lines+markers",
             line=look["line"],
-            marker=look["marker"],
+            marker={**look["marker"], "size": 8 if len(own) <= _SPARSE else 5},
             # A band between two moments shows nothing of one.
             error_y=_whiskers(own) if len(own) == 1 else None,
             customdata=[
@@ -166,7 +170,7 @@ def _draw(frame: pl.DataFrame, window: Window) -> Figure:
         )
     # From 0, many executions that hardly ever fail would be one line at the top.
     least = float(frame["low" if len(names) <= _MOST_BANDS else "value"].min() or 0.0)  # type: ignore[arg-type]
-    low = max(10 * math.floor(10 * least - 0.5), 0)
+    depth = next((depth for depth in _DEPTHS if depth >= 105 * (1 - least)), 100)
     count = format_number(int(frame["runs"].sum()), "execution")
     subtitle = f"n = {count}, {window.label}, times in UTC<br>bands: 95% interval"
     if len(names) > _MOST_BANDS:
@@ -177,7 +181,7 @@ def _draw(frame: pl.DataFrame, window: Window) -> Figure:
         xaxis=time_axis(**_around(frame["ts"])),
         yaxis={
             "title": {"text": "success (%)"},
-            "range": [low - 0.03 * (100 - low), 100 + 0.03 * (100 - low)],
+            "range": [100 - 1.03 * depth, 100 + 0.03 * depth],
             "automargin": True,
             **AXIS,
         },
@@ -213,8 +217,9 @@ def _summarise(frame: pl.DataFrame, window: Window) -> str:
     if share is not None:
         low, high = _interval(share)
         said = f"{share.value:.1%} succeeded (95% interval {low} to {high})"
-    by_you = f"; {stopped:,} more were stopped by you" if stopped else ""
-    return f"Of {format_number(runs, 'execution')} {window.when} {said}{by_you}."
+    by_you = f"; {stopped:,} more {'was' if stopped == 1 else 'were'} stopped by you"
+    by_you *= bool(stopped)
+    return f"Of {format_number(runs, 'execution')} {window.when}, {said}{by_you}."
 
 
 def _interval(share: Interval) -> tuple[str, str]:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AXIS", "COLOURS", "CONFIG", "FOLLOW_THEME", "OTHERS", "STYLE", "Figure", "band_of", "floats",
-    "layout", "log_axis", "milliseconds", "safe", "series_style", "style", "symbol_of", "text_on",
-    "time_axis",
+    "layout", "log_axis", "milliseconds", "safe", "see_through", "series_style", "style",
+    "symbol_of", "text_on", "time_axis",
 ]  # fmt: skip
 
 #: Hold 3:1 against white and against JupyterLab's dark background; told apart by the
@@ -101,9 +101,24 @@ def symbol_of(index: int) -> str:
 
 def band_of(index: int, alpha: float = 0.15) -> str:
     """Return the colour of the series with that index as a film, for areas."""
-    colour = COLOURS[index % len(COLOURS)]
+    return _film(COLOURS[index % len(COLOURS)], alpha)
+
+
+def _film(colour: str, alpha: float) -> str:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{alpha})"
+
+
+def see_through(marker: dict[str, Any]) -> dict[str, Any]:
+    """Return a marker through which others are seen, in an outline that keeps its contrast.
+
+    Parameters
+    ----------
+    marker : dict
+        With its ``color``, one of `COLOURS` or `OTHERS`.
+    """
+    colour = marker["color"]
+    return {**marker, "color": _film(colour, 0.6), "line": {"width": 1.5, "color": colour}}
 
 
 def text_on(colour: str) -> str:

@@ -147,5 +147,6 @@ def empty_view(
     sql, frame, parameters, zoom
         As of `View`.
     """
+    reason = reason if reason.endswith(".") else f"{reason}."
     figure = empty_figure(title, reason)
     return View(figure, reason, sql, frame, parameters or {}, None, zoom)

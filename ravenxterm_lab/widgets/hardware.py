@@ -38,6 +38,7 @@ _WINDOWS = (
 #: What goes on longer would move by less than a pixel a second.
 _LIVE_HOURS = 1.0
 _LIVE = "Live: a sample a second; press Stop to end it."
+_PRESS = "press Live, or run monitor = manager.monitor(), for a sample a second."
 # A figure widget is 700 pixels wide until it hears that the window has another size.
 _FIT = """
 const panel = this.closest('.raven-lab');
@@ -127,7 +128,12 @@ class HardwareMonitor(FigurePanel):
         if self.live.value:
             self._look_at = 0.0
         else:
-            super().refresh()
+            self._draw_still()
+
+    def _draw_still(self) -> None:
+        super().refresh()
+        if self.view is not None and self.view.rows is None and not self.live.disabled:
+            self._sentence.value = status(f"{self.view.summary.partition(':')[0]}: {_PRESS}")
 
     def _changed(self, _change: dict[str, Any]) -> None:
         over_time = self.kind.value == _LOAD
@@ -138,7 +144,7 @@ class HardwareMonitor(FigurePanel):
         elif self.live.value:
             self._look_at = 0.0
         else:
-            super().refresh()
+            self._draw_still()
 
     # -- live --------------------------------------------------------------------------------
 
@@ -155,7 +161,7 @@ class HardwareMonitor(FigurePanel):
             return
         if not self.live.value:
             self._end()
-            super().refresh()
+            self._draw_still()
             return
         if self.window.value > _LIVE_HOURS:
             self.window.value = 1 / 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from ravenxterm_lab.units import NOT_MEASURED, format_bytes, format_rate, format_seconds
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ranking_html", "ranking_summary"]
 
+#: The space between a number and its unit, or its name.
+_WITHIN = re.compile(r"(?<=\d) (?=\w+/s|[KMGT]iB|B\b|[mµ]?s\b|min\b|h\b)|(?<=\bn) | (?=\d+$)")
 _HEADER = ["", "model and evidence", "score and its parts", "fits", "speed", "quality", "P(best)"]
 
 
@@ -41,7 +44,7 @@ def ranking_html(ranked: Recommendations) -> str:
             f'<i style="background:{colour}"></i>{name}' for name, colour in PART_COLOURS.items()
         )
         blocks.append(
-            f'<div class="raven-key raven-dim">Parts of a score:{key}; intervals hold 90%.</div>'
+            f'<div class="raven-key raven-dim">Parts of a score:{key}. Intervals hold 90%.</div>'
         )
     if ranked.rejected:
         rows = [[escape(item.model.name), escape(item)] for item in ranked.rejected]
@@ -62,7 +65,12 @@ def _row(item: Recommendation, task: str) -> list[str]:
 
 
 def _below(text: str) -> str:
-    return f'<br><span class="raven-dim">{escape(text)}</span>'
+    return f'<br><span class="raven-dim">{_whole(escape(text))}</span>'
+
+
+def _whole(text: str) -> str:
+    """Keep a number and its unit on one line: a cell is broken elsewhere."""
+    return _WITHIN.sub("\N{NO-BREAK SPACE}", text)
 
 
 def _evidence(item: Recommendation) -> str:
@@ -95,14 +103,14 @@ def _fit(item: Recommendation) -> str:
     said = f"{memory.verdict.value}: {format_bytes(memory.total_bytes)}"
     how = "measured" if memory.measured else "estimated"
     context = f" at {memory.context_length:,} tokens" if memory.context_length else ""
-    return f"{escape(said)}{_below(how + context)}"
+    return f"{_whole(escape(said))}{_below(how + context)}"
 
 
 def _speed(item: Recommendation, task: str) -> str:
     unit = "tok" if task == "text_generation" else "items"
     run = format_seconds(item.part("latency").value)
     interval = f"{item.decode_low:,.0f} to {item.decode_high:,.0f}; a run {run}"
-    return f"{format_rate(item.decode_rate, unit)}{_below(interval)}"
+    return f"{_whole(format_rate(item.decode_rate, unit))}{_below(interval)}"
 
 
 def _quality(item: Recommendation) -> str:

@@ -52,7 +52,11 @@ def test_an_empty_home_says_what_to_do_and_doing_it_works(
         view.select_option(label=label)
         says(re.compile(f"^{empty}.*: run `raven-lab demo"))
     board.get_by_role("tab", name="Hardware").click()
-    says("No hardware samples in the last 24 hours: run monitor = manager.monitor()")
+    says("No hardware samples in the last 24 hours: press Live, or run monitor = manager.monitor()")
+    board.get_by_role("button", name="Live").locator("visible=true").click()
+    says("Live: a sample a second")
+    board.get_by_role("button", name="Stop").locator("visible=true").click()
+    says(re.compile(r"samples? in the last 10 minutes"))
     board.get_by_role("tab", name="Models").click()
     board.get_by_text("No models yet: run").locator("visible=true").first.wait_for()
     assert lab.barriers() == []

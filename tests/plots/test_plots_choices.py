@@ -42,7 +42,8 @@ def test_predictions_are_held_against_outcomes(told: ModelManager) -> None:
     assert counts == {"measured (n = 2)": 2, "roofline (n = 2)": 2}
     assert view.figure.layout.xaxis.range == view.figure.layout.yaxis.range
     assert "Half of 4 predictions of throughput" in view.summary
-    assert "75% came within their interval" in view.summary
+    assert "75% came within their interval, which was made to hold 90%" in view.summary
+    assert view.figure.layout.xaxis.title.text == "predicted (tokens/s or items/s)"
     assert view.rows is not None
     assert [row[0] for row in view.rows.cells] == ["measured", "roofline", "all"]
     # |ln(11 / 10)| and |ln(44 / 40)| lie in the middle of the four: 10 %.
@@ -60,6 +61,31 @@ def test_predictions_that_fall_on_one_pixel_are_one_mark(manager: ModelManager) 
     assert len(marks.x) == 1
     assert marks.name == "t (n = 1,000)"
     assert "intervals were not told" in view.summary
+
+
+def test_marks_of_many_predictions_count_them(manager: ModelManager) -> None:
+    """Where more of them lie a mark is larger; a rare tier lies on top as small marks."""
+    for number in range(1200):
+        manager._bench.record(
+            "predictions", quantity="throughput", model="m",
+            tier="rare" if number < 12 else "often",
+            predicted=10.0 if number % 4 else 50.0, actual=20.0,
+        )  # fmt: skip
+    often, rare = predictions(manager).figure.data[1:]
+    assert often.name == "often (n = 1,188)"
+    assert len(often.x) == len(rare.x) == 2
+    small, large = sorted(often.marker.size)
+    assert large / small == pytest.approx(3**0.5, rel=0.05)
+    assert max(rare.marker.size) <= small
+
+
+def test_a_throughput_says_what_its_task_counts(busy: ModelManager) -> None:
+    """Where every execution counts tokens, so do the axes of the predictions."""
+    busy._bench.record(
+        "predictions", quantity="throughput", model="m", tier="measured", predicted=10.0,
+        actual=11.0, task="text_generation",
+    )  # fmt: skip
+    assert predictions(busy).figure.layout.yaxis.title.text == "measured (tokens/s)"
 
 
 def test_an_unknown_quantity_suggests(manager: ModelManager) -> None:
@@ -92,14 +118,25 @@ def test_decisions_tell_their_reasons(manager: ModelManager) -> None:
     assert len(decisions(manager, task="embedding").data()) == 2
 
 
-def test_many_decisions_are_thinned_to_the_latest_of_a_column(manager: ModelManager) -> None:
-    """Two thousand decisions are counted in full, and drawn in at most four hundred columns."""
+def test_many_decisions_are_counted_by_column(manager: ModelManager) -> None:
+    """Two thousand decisions are counted in full, in marks whose area tells how many."""
     for number in range(2000):
-        manager._bench.record("selections", selection="s", task="t", chosen="a", reason=str(number))
-    frame = decisions(manager).data()
+        manager._bench.record(
+            "selections", selection="s", task=f"t{number % 2}", reason=str(number),
+            chosen="b" if number % 10 == 0 else "a",
+        )  # fmt: skip
+    view = decisions(manager)
+    frame = view.data()
     assert frame["decisions"].sum() == 2000
-    assert len(frame) <= 401
+    assert len(frame) <= 2 * 61
     assert frame["reason"][-1] == "1999"
+    (marks,) = view.figure.data
+    assert marks.name == "all tasks (n = 2,000)"
+    most = frame["decisions"].max()
+    assert f"at most {most:,}" in view.figure.layout.title.subtitle.text
+    assert max(marks.marker.size) > 2 * min(marks.marker.size)
+    (one,) = decisions(manager, task="t0").figure.data
+    assert one.name == "t0 (n = 1,000)"
 
 
 @pytest.fixture
@@ -145,7 +182,8 @@ def test_names_of_the_frontier_do_not_lie_on_each_other() -> None:
     """Every name has a place of its own beside its mark, the better ranked first; or none."""
     near = [
         {"rank": rank, "model": f"model-{rank}-instruct", "speed": 30.0 + rank / 10,
-         "quality": 0.5, "memory": 2**28}
+         "quality": 0.5, "memory": 2**28, "speed_low": 28.0, "speed_high": 34.0,
+         "quality_low": 0.4, "quality_high": 0.6}
         for rank in range(1, 9)
     ]  # fmt: skip
     placed = place_names(near, 10.0, 100.0, 2**28)
@@ -156,6 +194,16 @@ def test_names_of_the_frontier_do_not_lie_on_each_other() -> None:
     apart = [{**row, "quality": row["rank"] / 10} for row in near]
     assert len(place_names(apart, 10.0, 100.0, 2**28)) == len(near)
     assert placed[1][0] == "model-1-instruct"
+
+
+def test_no_bar_strikes_through_a_name_that_has_another_place() -> None:
+    """With bars as long as both axes, a name stands in a corner beside them."""
+    alone = {
+        "rank": 1, "model": "model", "speed": 30.0, "quality": 0.5, "memory": 2**28,
+        "speed_low": 10.0, "speed_high": 100.0, "quality_low": 0.0, "quality_high": 1.0,
+    }  # fmt: skip
+    ((text, position),) = place_names([alone], 10.0, 100.0, 2**28).values()
+    assert (text, position) == ("model", "top right")
 
 
 def test_a_family_of_models_is_told_by_what_differs() -> None:

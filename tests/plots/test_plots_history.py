@@ -248,6 +248,9 @@ def test_a_throughput_is_of_tokens_or_of_items(busy: ModelManager) -> None:
         figure = distributions(busy, metric="throughput", task=task).figure
         assert figure.layout.xaxis.title.text == f"throughput ({title})"
     assert history(busy, metric="peak_memory").summary.count("memory") == 1
+    # What counts other things is not called better.
+    mixed = distributions(busy, metric="throughput").summary
+    assert "11/s to 55/s by model, of tokens or of items, which do not compare" in mixed
 
 
 def test_an_interval_is_told_finely_enough() -> None:
@@ -292,3 +295,18 @@ def test_success_of_many_is_told_apart(year: ModelManager, busy: ModelManager) -
     """Where hardly anything fails the axis begins above 0; where much may fail, at 0."""
     assert success(year, **YEAR).figure.layout.yaxis.range[0] > 30
     assert success(busy).figure.layout.yaxis.range[0] < 10
+    lowest = float(min(min(trace.y) for trace in success(year, **YEAR).figure.data))
+    least, greatest = success(year, **YEAR).figure.layout.yaxis.range
+    assert least < lowest < greatest
+
+
+def test_success_stands_in_the_middle_of_what_it_counts(
+    busy: ModelManager, year: ModelManager
+) -> None:
+    """No point lies before the first execution or after the last, whole as the periods may be."""
+    for manager, window in ((busy, {}), (year, YEAR)):
+        frame = success(manager, **window).data()
+        first, last = manager.sql("SELECT min(ts), max(ts) FROM executions").fetchall()[0]
+        # The hourly counts know an hour's begin alone.
+        begin = first if manager is busy else first.replace(minute=0, second=0, microsecond=0)
+        assert begin <= frame["ts"].min() <= frame["ts"].max() <= last

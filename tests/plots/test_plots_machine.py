@@ -97,6 +97,34 @@ def test_a_long_record_is_thinned_without_losing_a_peak(manager: ModelManager) -
     assert "n = 3,000 samples" in view.figure.layout.title.subtitle.text
 
 
+def test_means_are_drawn_upon_what_is_thinned(manager: ModelManager) -> None:
+    """Of thinned lines the envelopes are faint, and the means in the legend; of few, neither."""
+    for index in range(3000):
+        manager._bench.record("hardware_samples", cpu_percent=20.0 + 40 * (index % 2))
+    figure = hardware(manager, points=480).figure
+    envelope, mean = figure.data
+    assert (envelope.meta, mean.meta) == ("cpu_percent", "mean cpu_percent")
+    assert envelope.opacity < 0.5
+    assert not envelope.showlegend
+    assert set(envelope.y) == {20.0, 60.0}
+    assert mean.showlegend is not False
+    assert np.nanmean(mean.y) == pytest.approx(40, abs=2)
+    assert "lines: means" in figure.layout.title.subtitle.text
+    few = hardware(manager, points=20_000).figure
+    assert [(trace.meta, trace.opacity) for trace in few.data] == [("cpu_percent", 1.0)]
+
+
+def test_the_legend_goes_from_the_machine_to_its_gpus(manager: ModelManager) -> None:
+    """Lines are told in the order of their bands, the machine's own first."""
+    monitoring = Monitoring(manager._bench, nvml=FakeNvml(FakeGpu(utilization=70)))
+    for _ in range(3):
+        monitoring.sample()
+    names = [trace.name for trace in hardware(manager).figure.data]
+    assert names.index("CPU load") < names.index("GPU 0 load") < names.index("memory used")
+    assert names.index("memory used") < names.index("GPU 0 memory used")
+    assert names[-1] == "GPU 0 temperature"
+
+
 def test_the_window_of_the_hardware(manager: ModelManager) -> None:
     """Samples outside of the window are not drawn, and an empty one says so."""
     manager._bench.monitoring.sample()

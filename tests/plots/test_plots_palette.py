@@ -7,7 +7,14 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from ravenxterm_lab.plots.theme import COLOURS, OTHERS, series_style, style, text_on
+from ravenxterm_lab.plots.theme import (
+    COLOURS,
+    OTHERS,
+    see_through,
+    series_style,
+    style,
+    text_on,
+)
 
 #: White, and the three layers of JupyterLab's dark theme (--jp-layout-color0, 1 and 2).
 BACKGROUNDS = ["#ffffff", "#111111", "#212121"]
@@ -78,6 +85,14 @@ def test_the_colours_are_told_apart_by_the_colour_blind(kind: str) -> None:
     seen = [lab(np.array(BLINDNESS[kind]) @ linear(colour)) for colour in COLOURS]
     least = min(float(np.linalg.norm(one - other)) for one, other in combinations(seen, 2))
     assert least >= 6 * JUST_NOTICEABLE
+
+
+def test_a_mark_that_is_seen_through_keeps_its_outline() -> None:
+    """The fill lets others through; the outline has the colour, and with it the contrast."""
+    marker = see_through({"color": COLOURS[0], "size": 8})
+    assert marker["line"]["color"] == COLOURS[0]
+    assert marker["color"] == "rgba(0,114,178,0.6)"
+    assert marker["size"] == 8
 
 
 def test_series_differ_without_colour_too() -> None:

@@ -50,6 +50,14 @@ def length(panel: HardwareMonitor) -> int:
     return max((len(trace.x) for trace in widget.data if trace.meta == "memory_used"), default=0)
 
 
+def test_an_empty_panel_names_its_own_button(panel: HardwareMonitor) -> None:
+    """Without samples it says what to press; of the pool and the disk it says what they hold."""
+    panel.refresh()
+    assert "No hardware samples in the last 24 hours: press Live, or run" in panel._sentence.value
+    panel.kind.value = "memory"
+    assert "press Live" not in panel._sentence.value
+
+
 def test_live_draws_a_point_a_second(panel: HardwareMonitor) -> None:
     """Started, points come in; stopped, the figure is one that a saved notebook keeps."""
     panel.start()
