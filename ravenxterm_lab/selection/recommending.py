@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["recommend"]
 
 _Z90 = NormalDist().inv_cdf(0.95)
-# Intervals of models that were never run held 74% where they should hold 90% (design page on
-# selection, "Explain"); so many times wider they would have held 90%.
-_WIDER = _Z90 / NormalDist().inv_cdf((1 + 0.74) / 2)
 
 
 def recommend(
@@ -95,7 +92,7 @@ def _recommendation(
 ) -> Recommendation:
     arm, cell = decision.arms[index], decision.cells[index]
     ln_rate = float(decision.ln_speed.mean[index])
-    rate_sd = _spread(float(decision.ln_speed.deviation[index]), cell.speed_n)
+    rate_sd = _Z90 * float(decision.ln_speed.deviation[index])
     return Recommendation(
         model=arm.model,
         score=float(decision.score[index]),
@@ -117,15 +114,10 @@ def _recommendation(
     )
 
 
-def _spread(deviation: float, n: float) -> float:
-    """Return half of a 90% interval; wider where nothing was measured."""
-    return _Z90 * deviation * (1.0 if n > 0 else _WIDER)
-
-
 def _quality(decision: Decision, index: int) -> Part:
     cell, weight = decision.cells[index], decision.weights.quality
     mean = float(decision.quality.mean[index])
-    half = _spread(float(decision.quality.deviation[index]), cell.quality_n)
+    half = _Z90 * float(decision.quality.deviation[index])
     prior = f"prior: {QUALITY_MEAN:g} for every model"
     if abs(mean - QUALITY_MEAN) > 1e-9:
         prior += ", moved by other tasks and models"
@@ -152,8 +144,8 @@ def _latency(decision: Decision, index: int) -> Part:
     waiting = max(latency - working, 0.0)
     # In ln, output length and speed are independent, so their variances add.
     spread = math.hypot(
-        _spread(float(decision.ln_speed.deviation[index]), cell.speed_n),
-        _spread(float(decision.ln_work.deviation[index]), cell.work_n),
+        _Z90 * float(decision.ln_speed.deviation[index]),
+        _Z90 * float(decision.ln_work.deviation[index]),
     )
     source = f"measured, n = {cell.speed_n:.3g}" if cell.speed_n > 0 else arm.speed_source
     if cell.speed_n <= 0:
