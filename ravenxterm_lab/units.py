@@ -7,6 +7,7 @@ import math
 __all__ = [
     "format_bytes",
     "format_count",
+    "format_elapsed",
     "format_flops",
     "format_joules",
     "format_number",
@@ -64,6 +65,17 @@ def format_seconds(seconds: float | None) -> str:
         return f"{minutes} min {rest} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min"
+
+
+def format_elapsed(seconds: float) -> str:
+    """Format a duration that is still growing: one decimal, so that the digits stand still.
+
+    Examples
+    --------
+    >>> format_elapsed(0.812), format_elapsed(1.4), format_elapsed(190), format_elapsed(0.0123)
+    ('0.8 s', '1.4 s', '3 min 10 s', '12.3 ms')
+    """
+    return f"{seconds:.1f} s" if 0.05 <= seconds < 59.95 else format_seconds(seconds)
 
 
 def format_rate(per_second: float | None, unit: str = "tok") -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Board", "Topic"]
 
-Topic: TypeAlias = Literal["preferences", "executions", "models"]
+Topic: TypeAlias = Literal["preferences", "executions", "models", "loads"]
 
 _BOARDS: weakref.WeakKeyDictionary[ModelManager, Board] = weakref.WeakKeyDictionary()
 _hooked: weakref.WeakSet[Any] = weakref.WeakSet()

@@ -96,6 +96,7 @@ class Dashboard(Panel):
         self.tabs.observe(lambda _: self.refresh(), "selected_index")
         self.scan_button.on_click(lambda _: self.selection.scan())
         self._listen("executions", self.refresh)
+        self._listen("loads", self.refresh)
         self._listen("models", self.refresh)
         self._listen("preferences", self.refresh)
         self.refresh()

@@ -11,7 +11,7 @@ from ravenxterm_lab.tables import printable
 if TYPE_CHECKING:
     from ravenxterm_lab.plots import Rows
 
-__all__ = ["PART_COLOURS", "STYLE", "escape", "note", "rows_table", "status", "table"]
+__all__ = ["PART_COLOURS", "STYLE", "bar", "escape", "note", "rows_table", "status", "table"]
 
 #: The colours of a score's parts, the same as in ``plots.ranking``.
 PART_COLOURS = dict(zip(("quality", "latency", "memory"), COLOURS, strict=False))
@@ -59,6 +59,11 @@ STYLE = (
 .raven-lab .raven-bar { display: flex; height: 8px; width: 120px; margin: 4px 0;
   background: var(--jp-border-color2); }
 .raven-lab .raven-bar i { display: block; height: 100%; }
+.raven-lab .raven-progress { height: 8px; max-width: 340px; margin: 4px 0 2px 0;
+  border: 1px solid OTHERS; }
+.raven-lab .raven-progress i { display: block; height: 100%; background: PROGRESS; }
+.raven-lab .raven-progress:not([aria-valuenow]) i { width: 100%; opacity: 0.5;
+  background: repeating-linear-gradient(135deg, PROGRESS 0 6px, transparent 6px 12px); }
 .raven-lab .raven-key i { display: inline-block; width: 10px; height: 10px;
   margin: 0 4px 0 10px; }
 .raven-lab .raven-answer { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0;
@@ -73,7 +78,8 @@ STYLE = (
   padding: 8px 10px; }
 """
     f"{FOLLOW_THEME}</style>"
-).replace("ARROW", _ARROW)
+)
+STYLE = STYLE.replace("ARROW", _ARROW).replace("OTHERS", OTHERS).replace("PROGRESS", COLOURS[0])
 
 
 def escape(text: object, *, lines: bool = False) -> str:
@@ -90,6 +96,19 @@ def status(text: str, *, error: bool = False) -> str:
 def note(text: str) -> str:
     """Return a sentence of lesser weight."""
     return f'<div class="raven-dim">{escape(text)}</div>'
+
+
+def bar(name: str, share: float | None, text: str) -> str:
+    """Return a bar of what goes on, with its figures in words; no share: nobody knows how far."""
+    # ipywidgets' own bars have neither a role nor a name, so that a screen reader passes them over.
+    # The words beside it change many times a second, and are no status that it would read out.
+    now = "" if share is None else f' aria-valuenow="{100 * share:.0f}"'
+    width = "" if share is None else f' style="width:{share:.1%}"'
+    return (
+        f'<div class="raven-progress" role="progressbar" aria-label="{escape(name)}"'
+        f' aria-valuemin="0" aria-valuemax="100"{now} aria-valuetext="{escape(text)}">'
+        f"<i{width}></i></div>{note(f'{name}: {text}')}"
+    )
 
 
 def table(caption: str, header: list[str], rows: list[list[str]]) -> str:

@@ -37,9 +37,9 @@ _LIMITS = {
 
 
 class SelectionPanel(Panel):
-    """Task and requirements, the ranking with its reasons, why not, and an execution.
+    """Task and requirements, the ranking with its reasons, why not, a load and an execution.
 
-    Nothing is recorded by ranking; *Run* records its decision and its execution.
+    Nothing is recorded by ranking; *Run* records its decision and its execution, *Load* its load.
 
     Parameters
     ----------
@@ -53,9 +53,9 @@ class SelectionPanel(Panel):
     limits : dict of str to Text
         Boxes by requirement; an empty one constrains nothing.
     live : Checkbox
-        Rank again whenever inputs, preferences or the history change.
+        Rank again whenever inputs, preferences, the history or what is loaded change.
     runner : RunPanel
-        Prompt, *Run*, *Stop*, answer, judgement.
+        Prompt, *Run*, *Load*, *Stop*, *Unload*, answer, judgement.
     recommendations : Recommendations or None
         The ranking that is shown; None while the requirements are not valid.
 
@@ -143,6 +143,8 @@ class SelectionPanel(Panel):
         self.scan_button.on_click(lambda _: self.scan())
         self._listen("preferences", self._changed)
         self._listen("executions", self._changed)
+        # The latency of a resident model has no load in it.
+        self._listen("loads", self._changed)
         self._listen("models", self._changed)
         self.runner.offer(None)
         self.select()

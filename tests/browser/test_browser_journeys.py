@@ -27,6 +27,17 @@ FOCUSED = """(() => {
 })()"""
 
 
+NO_TABLE_IS = """before => ![...document.querySelectorAll('table.raven')].some(
+    table => table.innerText === before)"""
+#: Keeps the words of every bar that the page shows from now on.
+WATCH_BARS = """() => {
+    window.ravenBars = [];
+    new MutationObserver(() => document.querySelectorAll('.raven-progress').forEach(
+        one => window.ravenBars.push(`${one.ariaLabel}: ${one.ariaValueText}`)
+    )).observe(document.querySelector('.raven-lab'), {childList: true, subtree: true});
+}"""
+
+
 def open_dashboard(lab: Any, path: str) -> Any:
     board = lab.run_notebook(path)
     board.locator("table.raven").first.wait_for()
@@ -59,7 +70,7 @@ def test_the_quickstart_runs_with_real_models(lab: Any, make_notebook: Make) -> 
 
 
 def test_preferences_run_and_history(lab: Any, make_notebook: Make) -> None:
-    """Preferences change the ranking, Run streams an answer, a thumb judges it, History has it."""
+    """Preferences change the ranking, Load and Run show how far they are, History has the runs."""
     board = open_dashboard(lab, make_notebook(DASHBOARD))
     ranking = board.locator("table.raven", has_text="score and its parts")
     before = ranking.inner_text()
@@ -73,12 +84,18 @@ def test_preferences_run_and_history(lab: Any, make_notebook: Make) -> None:
     lab.says("2 edits, not applied yet")
     board.get_by_role("button", name="Apply").click()
     lab.says("Applied and saved")
-    lab.page.wait_for_function(
-        """before => ![...document.querySelectorAll('table.raven')].some(
-            table => table.innerText === before)""",
-        arg=before,
-    )
+    lab.page.wait_for_function(NO_TABLE_IS, arg=before)
     assert ranking.inner_text() != before
+
+    lab.page.evaluate(WATCH_BARS)
+    before = ranking.inner_text()
+    board.get_by_role("button", name=re.compile("Load")).click()  # not Unload
+    said = lab.says(re.compile(r"is loaded: [\d.]+ MiB, .* m?s\.$"))
+    lab.page.wait_for_function(NO_TABLE_IS, arg=before)  # its latency has no load in it
+    bars = lab.page.evaluate("window.ravenBars")
+    assert bars
+    model = re.escape(said.partition(" is loaded")[0])
+    assert re.fullmatch(rf"loading {model}: [\d.]+ s(?: of about|, longer than the) .*", bars[0])
 
     board.get_by_label("prompt").fill("Tell me a long story about a raven.")
     board.get_by_label("max tokens").fill("1500")
@@ -91,8 +108,16 @@ def test_preferences_run_and_history(lab: Any, make_notebook: Make) -> None:
         arg=len(first),
     )
     assert board.get_by_role("button", name="Run").is_disabled()
+    bar = board.get_by_role("progressbar", name="writing with")
+    assert int(bar.get_attribute("aria-valuenow")) < 100
+    assert bar.get_attribute("aria-valuemax") == "100"
+    board.get_by_text(
+        re.compile(r"writing with .*: about [\d,]+ of at most 1,500 tokens")
+    ).wait_for()
+    assert lab.barriers() == []
     board.get_by_role("button", name="Stop").click()
     lab.says("Stopped by you")
+    assert bar.count() == 0
 
     board.get_by_label("max tokens").fill("16")
     board.get_by_role("button", name="Run").click()
@@ -156,6 +181,12 @@ def test_everything_by_keyboard(lab: Any, make_notebook: Make) -> None:
     tab_to(lab, "Good answer")
     keyboard.press("Space")
     lab.says("Judged: quality 1")
+    tab_to(lab, "Load")
+    keyboard.press("Enter")
+    lab.says("is loaded")
+    tab_to(lab, "Unload")
+    keyboard.press("Space")
+    lab.says("is unloaded")
     tab_to(lab, "Select")
     keyboard.press("ArrowRight")
     keyboard.press("Enter")

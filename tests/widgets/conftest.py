@@ -1,8 +1,9 @@
-"""A manager on small hand-made model files, with a runtime that answers from a script."""
+"""Managers: one on small hand-made files with a scripted runtime, one on real models."""
 
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -80,3 +81,20 @@ def make_manager(
 def manager(make_manager: Callable[..., ModelManager]) -> ModelManager:
     """A manager on a small and a large model."""
     return make_manager({"small": 2, "large": 40})
+
+
+@pytest.fixture
+def real_manager(demo_directory: Path, tmp_path: Path, home: Path) -> Iterator[ModelManager]:
+    """A manager on one real model for each task whose input can be typed."""
+    directory = tmp_path / "models"
+    for folder in ("smollm2-135m-instruct", "all-minilm-l6-v2-int8", "lid-176"):
+        shutil.copytree(
+            demo_directory / folder,
+            directory / folder,
+            copy_function=lambda source, target: Path(target).symlink_to(source),
+        )
+    hardware = HardwareProfile.detect(measure_bandwidth=False)
+    manager = ModelManager(directory, workbench=Workbench(home, hardware=hardware), seed=0)
+    yield manager
+    manager.pool.close()
+    manager.store.close()

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from ipywidgets import Widget
 
 from ravenxterm_lab.exceptions import FailureKind
-from ravenxterm_lab.hardware import HardwareProfile
-from ravenxterm_lab.models import ModelManager, Workbench
+from ravenxterm_lab.models import ModelManager
 from ravenxterm_lab.runtimes.fake import FakeRuntime
 from ravenxterm_lab.widgets import PreferencesPanel, SelectionPanel
 
@@ -215,23 +212,6 @@ def test_close_ends_everything(manager: ModelManager) -> None:
     assert panel.recommendations is ranked
     preferences.close()
     assert set(Widget.get_manager_state()["state"]) == before
-
-
-@pytest.fixture
-def real_manager(demo_directory: Path, tmp_path: Path, home: Path) -> Iterator[ModelManager]:
-    """A manager on one real model for each task whose input can be typed."""
-    directory = tmp_path / "models"
-    for folder in ("smollm2-135m-instruct", "all-minilm-l6-v2-int8", "lid-176"):
-        shutil.copytree(
-            demo_directory / folder,
-            directory / folder,
-            copy_function=lambda source, target: Path(target).symlink_to(source),
-        )
-    hardware = HardwareProfile.detect(measure_bandwidth=False)
-    manager = ModelManager(directory, workbench=Workbench(home, hardware=hardware), seed=0)
-    yield manager
-    manager.pool.close()
-    manager.store.close()
 
 
 @pytest.mark.models
