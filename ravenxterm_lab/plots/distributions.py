@@ -162,6 +162,8 @@ def _draw(frame: pl.DataFrame, metric: Metric, window: Window, title: str) -> Fi
                 "color": look["line"]["color"],
                 "symbol": [look["marker"]["symbol"], *["line-ns-open"] * 2, "x-thin-open"],
                 "size": [11, 8, 8, 8],
+                # Unless it is told, plotly lets marks of several sizes fade.
+                "opacity": 1,
             },
             name=f"{label} (n = {_count(frame, name):,})",
             legendgroup=label,

@@ -71,12 +71,12 @@ def frontier(recommendations: Recommendations) -> View:
         return empty_view(title, reason, None, frame)
     unit = "tok" if recommendations.task == "text_generation" else "items"
     figure = _draw(rows, title, unit, recommendations.origin)
+    front = sum(row["on_front"] for row in rows)
     summary = (
         f"{rows[0]['model']} is preferred for {task}: {format_rate(rows[0]['speed'], unit)}, "
         f"{_quality(rows[0])}, {format_bytes(rows[0]['memory'])}; "
-        f"{sum(row['on_front'] for row in rows)} of "
-        f"{format_number(len(rows), 'feasible candidate')}{recommendations.origin} are on the "
-        "front."
+        f"{front} of {format_number(len(rows), 'feasible candidate')}{recommendations.origin} "
+        f"{'is' if front == 1 else 'are'} on the front."
     )
     return View(figure, summary, None, frame, rows=_rows(rows, unit))
 
@@ -111,6 +111,7 @@ def _draw(rows: list[dict[str, Any]], title: str, unit: str, origin: str) -> Fig
         mode="lines",
         line={"color": OTHERS, "dash": "dot", "width": 1.5, "shape": "vh"},
         name="best quality at a speed",
+        showlegend=len(edge) > 1,
         hoverinfo="skip",
     )
     kinds = (

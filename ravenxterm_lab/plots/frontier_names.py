@@ -39,6 +39,14 @@ class _Box(NamedTuple):
         wide = min(self.right, other.right) > max(self.left, other.left)
         return wide and min(self.high, other.high) > max(self.low, other.low)
 
+    def nearest(self, others: Sequence[_Box]) -> _Box:
+        return min(others, key=self._distance)
+
+    def _distance(self, other: _Box) -> float:
+        """Return how far the middles are apart (pixels)."""
+        across = (self.left + self.right - other.left - other.right) / 2
+        return math.hypot(across, (self.low + self.high - other.low - other.high) / 2)
+
     def is_inside(self) -> bool:
         return self.left >= 0 and self.right <= _WIDTH and self.low >= 0 and self.high <= _HEIGHT
 
@@ -88,7 +96,9 @@ def place_names(
                 continue
             for position, (right, up) in _PLACES.items():
                 name = _beside(mark, _CAPITALS + len(text) * _LETTER, right, up)
-                if name.is_inside() and not any(map(name.meets, [*taken, *avoided])):
+                fits = name.is_inside() and not any(map(name.meets, [*taken, *avoided]))
+                # Nearer to another mark it would be read as its name.
+                if fits and name.nearest(marks) == mark:
                     taken.append(name)
                     found[row["rank"]] = (text, position)
                     break

@@ -210,7 +210,7 @@ def _add_lines(
                 name=label,
                 legendgroup=label,
                 showlegend=not thinned,
-                opacity=0.3 if thinned else 1.0,
+                opacity=0.45 if thinned else 1.0,
                 yaxis=axis,
                 mode="lines+markers" if len(own) <= _MARKED else "lines",
                 line={**look, "width": 1.0 if thinned else 1.8},

@@ -158,7 +158,10 @@ def test_the_frontier_marks_what_nothing_beats(ranked: ModelManager) -> None:
     view = frontier(ranking_)
     frame = view.data()
     assert frame["model"][0] == ranking_[0].model.name
-    assert frame["on_front"].any()
+    front = frame["on_front"].sum()
+    assert front > 0
+    verb = "is" if front == 1 else "are"
+    assert view.summary.endswith(f"{front} of 3 feasible candidates {verb} on the front.")
     star = next(trace for trace in view.figure.data if trace.name.startswith("preferred"))
     assert list(star.marker.symbol) == ["star-open"]
     assert "quality not measured (prior" in view.summary
@@ -204,6 +207,18 @@ def test_no_bar_strikes_through_a_name_that_has_another_place() -> None:
     }  # fmt: skip
     ((text, position),) = place_names([alone], 10.0, 100.0, 2**28).values()
     assert (text, position) == ("model", "top right")
+
+
+def test_no_name_is_read_as_that_of_another_mark() -> None:
+    """Where the places free of bars are nearer to a neighbour, a name keeps to its own mark."""
+    bars = {"speed_low": 10.0, "speed_high": 100.0, "quality_low": 0.0, "quality_high": 1.0}
+    row = [
+        {"rank": rank, "model": f"{rank}-model", "speed": speed, "quality": 0.5,
+         "memory": 2**28, **bars}
+        for rank, speed in ((1, 30.6), (2, 20.0), (3, 46.8))
+    ]  # fmt: skip
+    places = {rank: place for rank, (_, place) in place_names(row, 10.0, 100.0, 2**28).items()}
+    assert places == {1: "top center", 2: "top left", 3: "top right"}
 
 
 def test_a_family_of_models_is_told_by_what_differs() -> None:

@@ -154,3 +154,19 @@ def test_a_zone_is_honoured(year: ModelManager) -> None:
     utc = plots.history(year, start="2025-06-01T00:00", end="2025-06-02T00:00")
     zoned = plots.history(year, start="2025-06-01T02:00+02:00", end="2025-06-01T20:00-04:00")
     assert zoned.data().equals(utc.data())
+
+
+def test_marks_of_several_sizes_do_not_fade() -> None:
+    """Left to itself plotly draws them at 70%, which takes their contrast from the colours."""
+    manager = ModelManager.sample()
+    views = [draw(manager) for draw in OVER_TIME.values()]
+    views.append(plots.frontier(manager.get_model_recommendations("text_generation")))
+    marks = [
+        trace.marker
+        for view in views
+        for trace in view.figure.data
+        if trace.type == "scatter" and not isinstance(trace.marker.size, int | float | None)
+    ]
+    assert len(marks) > len(views)
+    assert {mark.opacity for mark in marks} == {1}
+    manager.close()
