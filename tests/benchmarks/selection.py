@@ -3,7 +3,8 @@
 Run: ``python tests/benchmarks/selection.py`` (20 seeds; ``--seeds 4`` is a fifth of that, and
 ``--minutes`` begins no further seed after that time). ``--mabwiser`` adds the players of MABWiser,
 which needs an environment with it (``pip install mabwiser``). ``--fit`` fits the documented
-constants on each dataset and judges them on the other, with other seeds than the table's.
+constants on each dataset and judges them on the other, with other seeds than the table's;
+``--crossed`` adds the policy with the constants that were fitted on the other dataset.
 
 Regret is on the model's mean utility and normalised: 0 is the best fixed model, 1 a random one.
 Each figure is the mean, over tasks and three preferences, of regret over that of a random choice,
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from selection_environment import DATASETS, MODES, World, worlds
+from selection_fit import Crossed, fit
 from selection_intervals import Coverage, cover, print_coverage
 from selection_policies import BASELINES, Policy, Product, play
 
@@ -35,6 +37,7 @@ PULLS = (30, 100, 300, 1000)
 CHANGE_AT, AFTER_CHANGE, AFTER_SWITCH, A_TASK = 300, 100, 50, 10
 NEXT_MODE = {"speed": "balanced", "balanced": "quality-first", "quality-first": "speed"}
 PRODUCT = "this policy"
+CROSSED = f"{PRODUCT}, crossed"
 #: Seeds from here on are for fitting; the table's begin at 0.
 FIT_FROM = 100
 #: From the design page on selection.
@@ -86,7 +89,7 @@ def trial(
                 note(str(pulls), *where, regrets.sum(), pulls * of_random)
                 if pulls == 100 and mode == "quality-first":
                     note("quality-first 100", *where, regrets.sum(), pulls * of_random)
-                if isinstance(policy, Product):
+                if name == PRODUCT and isinstance(policy, Product):
                     covered += cover(policy, world, preferences, pulls)
                 if pulls != CHANGE_AT:
                     continue
@@ -212,11 +215,10 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="*", help="names of policies")
     parser.add_argument("--mabwiser", action="store_true", help="with MABWiser's players")
+    parser.add_argument("--crossed", action="store_true")
     parser.add_argument("--fit", action="store_true")
     arguments = parser.parse_args()
     if arguments.fit:
-        from selection_fit import fit
-
         fit(range(FIT_FROM, FIT_FROM + arguments.seeds), [n for n in PULLS if n <= arguments.pulls])
         return
     players: dict[str, Callable[[int], Policy]] = {**BASELINES}
@@ -225,6 +227,8 @@ def main() -> None:
 
         players |= MABWISER
     players[PRODUCT] = Product
+    if arguments.crossed:
+        players[CROSSED] = Crossed
     if arguments.only:
         players = {name: make for name, make in players.items() if name in arguments.only}
     start = time.perf_counter()
