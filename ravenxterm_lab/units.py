@@ -12,6 +12,7 @@ __all__ = [
     "format_joules",
     "format_number",
     "format_rate",
+    "format_rates",
     "format_seconds",
 ]
 
@@ -95,8 +96,29 @@ def format_rate(per_second: float | None, unit: str = "tok") -> str:
     """
     if per_second is None or not math.isfinite(per_second):
         return NOT_MEASURED
-    digits = 0 if abs(per_second) >= 10 else 1
-    return f"{per_second:,.{digits}f} {unit}/s"
+    return f"{_rate(per_second)} {unit}/s"
+
+
+def format_rates(low: float | None, high: float | None) -> str:
+    """Format the ends of an interval of rates, whose unit stands beside it.
+
+    Parameters
+    ----------
+    low, high : float or None
+        Per second; None is "not measured".
+
+    Examples
+    --------
+    >>> format_rates(0.62, 151.3), format_rates(1701.4, 5017.0), format_rates(None, 3.0)
+    ('0.6 to 151', '1,701 to 5,017', 'not measured')
+    """
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return NOT_MEASURED
+    return f"{_rate(low)} to {_rate(high)}"
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:,.{0 if abs(per_second) >= 10 else 1}f}"
 
 
 def format_flops(per_second: float | None) -> str:

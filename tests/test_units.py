@@ -16,6 +16,7 @@ from ravenxterm_lab.units import (
     format_count,
     format_number,
     format_rate,
+    format_rates,
     format_seconds,
 )
 
@@ -29,6 +30,14 @@ def test_the_examples_run() -> None:
     result = doctest.testmod(units)
     assert result.attempted >= 4
     assert result.failed == 0
+
+
+@given(st.floats(0, 1e9), st.floats(0, 1e9))
+def test_an_interval_of_rates_reads_as_its_ends(low: float, high: float) -> None:
+    """Each end is written out as a rate by itself is, never as a power of ten."""
+    ends = format_rates(low, high).split(" to ")
+    assert ends == [format_rate(end, "").removesuffix(" /s") for end in (low, high)]
+    assert "e" not in "".join(ends)
 
 
 @given(st.integers(0, 2**60))

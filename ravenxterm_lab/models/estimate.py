@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 from ravenxterm_lab.estimation import Verdict
 from ravenxterm_lab.metadata import HardwareType
 from ravenxterm_lab.tables import Card, Displayed, Table
-from ravenxterm_lab.units import NOT_MEASURED, format_bytes, format_rate, format_seconds
+from ravenxterm_lab.units import (
+    NOT_MEASURED,
+    format_bytes,
+    format_rate,
+    format_rates,
+    format_seconds,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -249,7 +255,7 @@ class Estimates(Displayed):
                 _bytes(memory.total_bytes),
                 "" if memory.context_length is None else f"{memory.context_length:,}",
                 format_rate(speed.decode_rate, "tok" if model.attention else "items"),
-                "" if speed.low is None else f"{speed.low:,.0f} to {speed.high:,.0f}",
+                "" if speed.low is None else format_rates(speed.low, speed.high),
                 format_seconds(speed.load_seconds),
                 f"{memory.tier}, {speed.tier}",
             ]
@@ -258,7 +264,9 @@ class Estimates(Displayed):
         count = len(self._rows)
         fit = sum(memory.verdict is Verdict.FITS for _, _, memory, _ in self._rows)
         shown = f"; the first {_SHOWN} shown" if count > _SHOWN else ""
-        header = ["model", "verdict", "memory", "context", "speed", "interval", "load"]
+        levels = sorted({f"{speed.decode.level:.0%}" for _, _, _, speed in self._rows})
+        interval = f"interval ({' or '.join(levels)})"
+        header = ["model", "verdict", "memory", "context", "speed", interval, "load"]
         numeric = [False, False, True, True, True, True, True, False]
         note = f"{fit} of {count} fit{shown}"
         return Card(title, note, [Table([*header, "evidence (memory, speed)"], rows, numeric)])

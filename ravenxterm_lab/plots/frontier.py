@@ -18,7 +18,7 @@ from ravenxterm_lab.plots.theme import (
     see_through,
 )
 from ravenxterm_lab.plots.view import Rows, View, empty_view
-from ravenxterm_lab.units import format_bytes, format_number, format_rate
+from ravenxterm_lab.units import format_bytes, format_number, format_rate, format_rates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,7 +163,7 @@ def _marks(
     hover = [
         safe(
             f"{row['model']} (rank {row['rank']}): {format_rate(row['speed'], unit)} "
-            f"({row['speed_low']:,.0f} to {row['speed_high']:,.0f}), {_quality(row)}, "
+            f"({format_rates(row['speed_low'], row['speed_high'])}), {_quality(row)}, "
             f"{format_bytes(row['memory'])} {'measured' if row['memory_measured'] else 'estimated'}"
         )
         for row in rows

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, overload
 from ravenxterm_lab.exceptions import UnknownModelError, did_you_mean
 from ravenxterm_lab.selection.why_not import shown, why_behind, why_rejected
 from ravenxterm_lab.tables import Card, Displayed, Table
-from ravenxterm_lab.units import format_bytes, format_number, format_rate
+from ravenxterm_lab.units import format_bytes, format_number, format_rate, format_rates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -297,4 +297,4 @@ def _size(item: Recommendation) -> str:
 def _rate(item: Recommendation, task: str) -> str:
     unit = "tok" if task == "text_generation" else "items"
     rate = format_rate(item.decode_rate, unit)
-    return f"{rate} ({item.decode_low:,.3g} to {item.decode_high:,.3g})"
+    return f"{rate} ({format_rates(item.decode_low, item.decode_high)})"

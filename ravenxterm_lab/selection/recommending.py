@@ -129,7 +129,7 @@ def _quality(decision: Decision, index: int) -> Part:
         weight * _share(mean),
         weight,
         cell.quality_n,
-        f"measured, n = {cell.quality_n:.3g}" if cell.quality_n > 0 else prior,
+        f"measured, n = {cell.quality_n:,.0f}" if cell.quality_n > 0 else prior,
     )
 
 
@@ -147,7 +147,7 @@ def _latency(decision: Decision, index: int) -> Part:
         _Z90 * float(decision.ln_speed.deviation[index]),
         _Z90 * float(decision.ln_work.deviation[index]),
     )
-    source = f"measured, n = {cell.speed_n:.3g}" if cell.speed_n > 0 else arm.speed_source
+    source = f"measured, n = {cell.speed_n:,.0f}" if cell.speed_n > 0 else arm.speed_source
     if cell.speed_n <= 0:
         source = f"estimate: {source}"
     if cell.work_n <= 0:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Ingesting", "StoreInfo", "read_info"]
 
+#: Of fewer rows an empty database would be most of what a row seems to take.
+_MANY = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Ingesting:
@@ -94,7 +97,7 @@ class StoreInfo(Displayed):
         busy = "nobody"
         if self.ingesting is not None:
             busy = f"process {self.ingesting.pid} since {self.ingesting.since:%H:%M:%S} UTC"
-        per_row = self.bytes_per_row
+        per_row = self.bytes_per_row if sum(self.rows.values()) >= _MANY else None
         size = format_bytes(self.database_bytes)
         facts = [
             ["rows", f"{sum(self.rows.values()):,}"],

@@ -5,7 +5,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ravenxterm_lab.units import NOT_MEASURED, format_bytes, format_rate, format_seconds
+from ravenxterm_lab.units import (
+    NOT_MEASURED,
+    format_bytes,
+    format_rate,
+    format_rates,
+    format_seconds,
+)
 from ravenxterm_lab.widgets.look import PART_COLOURS, escape, note, table
 
 if TYPE_CHECKING:
@@ -109,7 +115,7 @@ def _fit(item: Recommendation) -> str:
 def _speed(item: Recommendation, task: str) -> str:
     unit = "tok" if task == "text_generation" else "items"
     run = format_seconds(item.part("latency").value)
-    interval = f"{item.decode_low:,.0f} to {item.decode_high:,.0f}; a run {run}"
+    interval = f"{format_rates(item.decode_low, item.decode_high)}; a run {run}"
     return f"{_whole(format_rate(item.decode_rate, unit))}{_below(interval)}"
 
 

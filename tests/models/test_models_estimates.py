@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -246,6 +247,12 @@ def test_all_models_are_estimated_in_one_table(manager: ModelManager) -> None:
     """Without models the table says what to do; see also the test on real models."""
     assert "No models yet" in str(manager.estimates())
     assert len(manager.estimates().pl()) == 0
+    sample = ModelManager.sample()
+    table = str(sample.estimates())
+    assert "interval (80%)" in table
+    # What is slow is not told as nothing.
+    assert not re.search(r" 0 to \d", table)
+    sample.close()
 
 
 def test_bad_questions_are_refused_with_a_remedy(manager: ModelManager) -> None:

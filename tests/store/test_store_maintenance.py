@@ -1,5 +1,6 @@
 """Upkeep: old samples rolled up, the file compacted, and what the store says of itself."""
 
+import dataclasses
 import datetime as dt
 import os
 import secrets
@@ -557,6 +558,9 @@ def test_info_says_the_lag_the_sessions_and_the_size_of_a_row(place, clock):
         written = info.last_ingest.replace(tzinfo=dt.UTC).timestamp()
         assert before - 10 <= written <= time.time() + 10
         assert info.bytes_per_row == info.database_bytes / 4
+        # Of four rows that says nothing.
+        assert "bytes per row" not in str(info)
+        assert "bytes per row" in str(dataclasses.replace(info, rows={"executions": 1000}))
         with Store(place, ingest=False) as other:
             fill(other, 1)
             assert store.info().sessions == 2
