@@ -210,7 +210,7 @@ class RunPanel(Panel):
             return
         self.held = None
         self._last = (
-            f"{model.name} is unloaded: {format_bytes(freed)} are free again."
+            f"{model.name} is unloaded; it held {format_bytes(freed)}."
             if freed
             else f"{model.name} was not loaded any more."
         )

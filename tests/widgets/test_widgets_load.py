@@ -82,7 +82,7 @@ def test_unload_frees_what_was_loaded_from_here(manager: ModelManager) -> None:
     assert "small" in panel.runner.unload_button.tooltip
     panel.runner.unload_button.click()
     assert manager.pool.resident() == ()
-    assert re.fullmatch(r"small is unloaded: [\d.]+ KiB are free again\.", panel.runner.summary)
+    assert re.fullmatch(r"small is unloaded; it held [\d.]+ KiB\.", panel.runner.summary)
     assert panel.runner.unload_button.disabled
     assert latency(panel) > resident
     pressed(panel)
