@@ -99,7 +99,9 @@ def _take(out: Path, models: Path, width: int, scratch: Path) -> list[Path]:
             for tab in ("Select", "History", "Hardware", "Models", "Messages"):
                 board.get_by_role("tab", name=tab).click()
                 if tab in {"History", "Hardware"}:
-                    board.locator(".js-plotly-plot:visible .main-svg").first.wait_for()
+                    board.locator(
+                        ".js-plotly-plot .svg-container:visible .main-svg"
+                    ).first.wait_for()
                 page.wait_for_timeout(1500)
                 # Neither the ring of the keyboard's focus nor a blinking caret.
                 page.evaluate("document.activeElement?.blur()")

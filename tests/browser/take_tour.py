@@ -221,7 +221,7 @@ def _shoot(film: Film) -> None:
     page.wait_for_function("document.body.innerText.includes('Judged: quality 1')")
     film.take(0.8)
 
-    figure = board.locator(".js-plotly-plot:visible .main-svg").first
+    figure = board.locator(".js-plotly-plot .svg-container:visible .main-svg").first
     _top(board)
     for tab in ("History", "Hardware"):
         film.click(board.get_by_role("tab", name=tab), 0.3)

@@ -122,7 +122,7 @@ def test_the_dashboard_is_a_page_of_its_own(app: Any, address: str, pages: Any) 
 
     board.get_by_role("tab", name="History").click()
     board.get_by_role("status").filter(has_text="1 execution of 1 model").first.wait_for()
-    figure = board.locator(".js-plotly-plot:visible")
+    figure = board.locator(".js-plotly-plot .svg-container:visible")
     figure.locator(".main-svg .trace").first.wait_for(state="attached")
     titles = figure.locator("[data-title]").evaluate_all("all => all.map(one => one.dataset.title)")
     assert any("PNG" in title for title in titles)

@@ -128,7 +128,7 @@ def test_preferences_run_and_history(lab: Any, make_notebook: Make) -> None:
 
     board.get_by_role("tab", name="History").click()
     lab.says(re.compile(r"^2 executions of .* 1 successful"))  # the stopped run is kept
-    figure = board.locator(".js-plotly-plot:visible")
+    figure = board.locator(".js-plotly-plot .svg-container:visible")
     figure.locator(".main-svg").first.wait_for()
     board.get_by_role("tab", name="Models").click()
     # As many as the header says: the demo may have been fetched with Gemma or without.
@@ -214,7 +214,7 @@ def test_a_dark_theme_is_followed(lab: Any, make_notebook: Make) -> None:
     card = lab.page.locator(".jp-RenderedHTMLCommon strong", has_text="RavenXTerm Lab").first
     heading = board.get_by_text("Preferences", exact=True)
     board.get_by_role("tab", name="History").click()
-    axis = board.locator(".js-plotly-plot:visible .xtick text").first
+    axis = board.locator(".js-plotly-plot .svg-container:visible .xtick text").first
     axis.wait_for()
     fill = "element => getComputedStyle(element).fill"
     light = (colour_of(card), colour_of(heading), axis.evaluate(fill))
