@@ -172,9 +172,10 @@ def _draw(frame: pl.DataFrame, window: Window) -> Figure:
     least = float(frame["low" if len(names) <= _MOST_BANDS else "value"].min() or 0.0)  # type: ignore[arg-type]
     depth = next((depth for depth in _DEPTHS if depth >= 105 * (1 - least)), 100)
     count = format_number(int(frame["runs"].sum()), "execution")
-    subtitle = f"n = {count}, {window.label}, times in UTC<br>bands: 95% interval"
-    if len(names) > _MOST_BANDS:
-        subtitle = subtitle.replace("bands: 95% interval", "95% interval on hover")
+    alone = [len(frame.filter(pl.col("series").eq_missing(name))) == 1 for name in names]
+    marks = " and ".join(["bands"] * (not all(alone)) + ["bars"] * any(alone))
+    interval = f"{marks}: 95% interval" if len(names) <= _MOST_BANDS else "95% interval on hover"
+    subtitle = f"n = {count}, {window.label}, times in UTC<br>{interval}"
     figure.update_layout(
         **layout("Success (% of executions)", subtitle),
         height=height_for(len(names)),

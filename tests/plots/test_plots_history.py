@@ -295,6 +295,8 @@ def test_success_of_many_is_told_apart(year: ModelManager, busy: ModelManager) -
     """Where hardly anything fails the axis begins above 0; where much may fail, at 0."""
     assert success(year, **YEAR).figure.layout.yaxis.range[0] > 30
     assert success(busy).figure.layout.yaxis.range[0] < 10
+    # What lies within a moment has bars, and no band.
+    assert success(busy).figure.layout.title.subtitle.text.endswith("<br>bars: 95% interval")
     lowest = float(min(min(trace.y) for trace in success(year, **YEAR).figure.data))
     least, greatest = success(year, **YEAR).figure.layout.yaxis.range
     assert least < lowest < greatest
