@@ -101,7 +101,7 @@ def test_a_thumb_is_kept_and_moves_the_quality(lab: Any, make_notebook: Make) ->
             "before => document.querySelector('table.raven tbody tr').innerText !== before",
             arg=before,
         )
-        assert "n = 1" in quality.inner_text()
+        assert "n\xa0=\xa01" in quality.inner_text()
         return float(quality.inner_text().split()[0]), score.inner_text()
 
     good, high = judged("Good answer", "Judged: quality 1", row.inner_text())

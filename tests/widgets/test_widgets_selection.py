@@ -49,7 +49,7 @@ def test_preferences_change_the_ranking_at_once(manager: ModelManager) -> None:
     assert panel._table.value == before
     preferences.apply()
     assert names(panel) == ["large", "small"]
-    assert "your weight 50" in panel._table.value
+    assert "your weight\xa050" in panel._table.value
     panel.live.value = False
     preferences.undo()
     assert names(panel) == ["large", "small"]
@@ -132,7 +132,7 @@ def test_a_run_streams_counts_and_can_be_judged(
     panel.runner.bad.click()
     rows = manager.sql("SELECT quality FROM feedback ORDER BY quality DESC").fetchall()
     assert rows == [(1.0,), (0.0,)]
-    assert "n = 1" in panel._table.value
+    assert "n\xa0=\xa01" in panel._table.value
 
 
 def test_a_failed_run_says_what_was_tried(make_manager: Callable[..., ModelManager]) -> None:
