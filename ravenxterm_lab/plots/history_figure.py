@@ -111,7 +111,8 @@ def draw(
         _add_strip(figure, frame, runs)
     subtitle = f"n = {format_number(sum(runs.values()), 'execution')}, {window.label}, times in UTC"
     if thinned:
-        subtitle += "<br>of each column the first, last, least and greatest are drawn"
+        lines = "p50" if len(names) > _MOST_TAILS else f"p50, dotted {metric.tail_name}"
+        subtitle += f"<br>lines: {lines}; behind them first, last, least, greatest of each column"
     figure.update_layout(
         **layout(metric.heading, subtitle),
         height=height_for(len(names)),
@@ -174,7 +175,9 @@ def _add_points(
     unit = metric.unit
     # No line between single runs: between two that are hours apart nothing was measured.
     drawn: dict[str, Any] = {"mode": "markers", "marker": look["marker"]}
+    x, y = milliseconds(points["ts"]), floats(points["value"], metric.factor)
     if thinned:
+        x, y = with_gaps(x, y, of_column=4)
         drawn = {
             "mode": "lines",
             "line": {**look["line"], "dash": "solid", "width": 1},
@@ -182,8 +185,8 @@ def _add_points(
         }
     figure.add_scatter(
         meta=f"{label} points",
-        x=milliseconds(points["ts"]),
-        y=floats(points["value"], metric.factor),
+        x=x,
+        y=y,
         name=f"{label} (n = {_count(frame, name):,})",
         legendgroup=label,
         showlegend=not thinned,
@@ -215,7 +218,7 @@ def _add_line(
         meta=f"{label} {what}",
         x=x,
         y=y,
-        name=f"{label} (n = {_count(frame, name):,}), {said}",
+        name=f"{label} (n = {_count(frame, name):,})" + ("" if in_legend else f", {said}"),
         legendgroup=label,
         showlegend=in_legend,
         mode="lines" if len(line) > 1 else "markers",

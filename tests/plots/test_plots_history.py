@@ -291,6 +291,26 @@ def test_a_median_is_not_drawn_where_nothing_was_run() -> None:
     assert list(line.customdata) == [100] * 8 + [0] + [100] * 8
 
 
+def test_an_envelope_breaks_where_nothing_was_run() -> None:
+    """Four points a column stand unevenly; only a month without any breaks what they span."""
+    rng = np.random.default_rng(0)
+    hours = [
+        hour + part
+        for hour in [*range(200), *range(1000, 1200)]
+        for part in sorted([0.0, *rng.uniform(0, 0.98, 2), 0.98])
+    ]
+    times = [datetime(2026, 1, 1) + timedelta(hours=hour) for hour in hours]  # noqa: DTZ001 - UTC
+    rows = [
+        {"series": "m", "what": "run", "ts": ts, "value": 1.0 + hour, "runs": 9, "text": None}
+        for ts, hour in zip(times, hours, strict=True)
+    ]
+    window = Window(times[0], times[-1], "last 60 days")
+    runs = {"run": 3600, "failed": 0, "stopped": 0}
+    figure = draw(pl.DataFrame(rows), METRICS["latency"], window, runs, thinned=True)
+    (line,) = (trace for trace in figure.data if trace.meta == "m points")
+    assert np.flatnonzero(np.isnan(line.y)).tolist() == [800]
+
+
 def test_success_of_many_is_told_apart(year: ModelManager, busy: ModelManager) -> None:
     """Where hardly anything fails the axis begins above 0; where much may fail, at 0."""
     assert success(year, **YEAR).figure.layout.yaxis.range[0] > 30
