@@ -302,6 +302,16 @@ def ladder(
     return place / "models", place / "home"
 
 
+#: What this machine measured today, of the benchmark and of the choices together. Where a machine
+#: decodes Q8_0 as fast as four bits, nothing dominates it, however it is elsewhere.
+MEASURED = """
+SELECT model, avg(coalesce(judged, quality)), exp(avg(ln(throughput))), avg(time_to_first_token),
+    max(peak_memory)
+FROM executions LEFT JOIN (SELECT session, seq, judged FROM judgements) USING (session, seq)
+WHERE success GROUP BY model
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.models
 @pytest.mark.parametrize("mode", MODES)
@@ -335,12 +345,19 @@ def test_sixty_real_executions_leave_the_dominated_variants_alone(
                 late[str(report.model.quantization)] += 1
     ranked = manager.selector.select(manager.registry.candidates, TASK).ranked
     after = {str(item.model.quantization): item.probability_chosen for item in ranked}
+    names = {model.name: str(model.quantization) for model in manager.registry.candidates}
+    variants = [
+        Variant(names[name], quality, rate, first_token, memory)
+        for name, quality, rate, first_token, memory in manager.sql(MEASURED).fetchall()
+    ]
+    beaten = {one.name for one in variants if any(other.dominates(one) for other in variants)}
     first = manager.get_model_recommendations(TASK)[0].model.quantization
     print(
         f"{mode}: chosen {dict(choices)}, of the last 20 {dict(late)}; "
-        f"P(chosen) after them {after}; first {first}"
+        f"P(chosen) after them {after}; first {first}; dominated {sorted(beaten)} of {variants}"
     )
     manager.close()
     manager.store.close()
     assert sum(choices.values()) >= RUNS
-    assert after.get("F16", 0.0) + after.get("Q8_0", 0.0) < 0.05
+    assert beaten
+    assert sum(after.get(name, 0.0) for name in beaten) < 0.05
