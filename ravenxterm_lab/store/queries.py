@@ -44,6 +44,7 @@ _MISSING_COLUMN = re.compile(
     r'(?:Referenced column|does not have a column named) "([^"]+)"'
     r"(?: not found in FROM clause)?(?:.*Candidate bindings: (.*))?"
 )
+_OF_TABLE = re.compile(r'(?:Table|Values list) "([^"]+)" does not have a column')
 # DuckDB lists every signature, which made lines of 5,000 characters.
 _SIGNATURES = re.compile(r"\s*Candidate functions:.*")
 _ALLOWED = (
@@ -99,6 +100,10 @@ def one_line(error: Exception) -> str:
     missing = _MISSING_COLUMN.search(text)
     if missing:
         near = re.findall(r'"([^"]+)"', missing[2] or "")
+        where = _OF_TABLE.search(text)
+        if where and not near:
+            # Of a view DuckDB names no candidates, and another table's columns are none.
+            return f"{where[1]!r} has no column {missing[1]!r}. DESCRIBE lists those of a table."
         # DuckDB's candidates are those of the tables in the query, the nearest first.
         known = near or sorted({c for table in TABLES.values() for c in table.all_columns})
         return f"There is no column {missing[1]!r}.{did_you_mean(missing[1], known)}"

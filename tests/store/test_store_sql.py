@@ -143,6 +143,15 @@ def test_a_misspelt_table_or_column_gets_a_suggestion(filled):
             filled.sql(query)
 
 
+def test_no_column_is_suggested_that_the_view_does_not_have(filled):
+    """That another table has a column of that name is no help."""
+    query = "SELECT j.quality FROM executions AS e JOIN judgements AS j USING (session, seq)"
+    with pytest.raises(QueryError, match=r"'j' has no column 'quality'\. DESCRIBE lists"):
+        filled.sql(query)
+    names = [row[0] for row in filled.sql("DESCRIBE judgements").fetchall()]
+    assert "judged" in names
+
+
 def test_an_error_stays_one_short_line(filled):
     """The many signatures of a function that does not fit are left out."""
     with pytest.raises(QueryError, match="VARCHAR, INTEGER") as caught:
