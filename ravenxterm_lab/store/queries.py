@@ -100,11 +100,11 @@ def one_line(error: Exception) -> str:
     missing = _MISSING_COLUMN.search(text)
     if missing:
         near = re.findall(r'"([^"]+)"', missing[2] or "")
-        where = _OF_TABLE.search(text)
-        if where and not near:
-            # Of a view DuckDB names no candidates, and another table's columns are none.
-            return f"{where[1]!r} has no column {missing[1]!r}. DESCRIBE lists those of a table."
         # DuckDB's candidates are those of the tables in the query, the nearest first.
         known = near or sorted({c for table in TABLES.values() for c in table.all_columns})
+        where = _OF_TABLE.search(text)
+        if where and missing[1] in known:
+            # Of a view DuckDB names no candidates, and that another table has it is no help.
+            return f"{where[1]!r} has no column {missing[1]!r}. DESCRIBE lists those of a table."
         return f"There is no column {missing[1]!r}.{did_you_mean(missing[1], known)}"
     return _SIGNATURES.sub("", text)
