@@ -345,7 +345,8 @@ def test_sixty_real_executions_leave_the_dominated_variants_alone(
                 late[str(report.model.quantization)] += 1
     ranked = manager.selector.select(manager.registry.candidates, TASK).ranked
     after = {str(item.model.quantization): item.probability_chosen for item in ranked}
-    names = {model.name: str(model.quantization) for model in manager.registry.candidates}
+    candidates = manager.registry.candidates.values()
+    names = {model.name: str(model.quantization) for model in candidates}
     variants = [
         Variant(names[name], quality, rate, first_token, memory)
         for name, quality, rate, first_token, memory in manager.sql(MEASURED).fetchall()
