@@ -31,7 +31,7 @@ class Progress:
     step : str
         What is different from what was asked, in words (see `FallbackPlan`).
     load_seconds : float or None
-        Predicted seconds of the load; None where nothing is known.
+        Predicted seconds of the load; None where nothing is known, and when the run begins.
     """
 
     stage: Literal["load", "run"]
@@ -64,6 +64,11 @@ def tell(
     """
     if on_progress is None:
         return
+    seconds = _load_seconds(step, estimator) if stage == "load" else None
+    on_progress(Progress(stage, step.item.model.name, step.change, seconds))
+
+
+def _load_seconds(step: Step, estimator: Estimator) -> float | None:
     model = step.item.model
     load = estimator.speed(
         model,
@@ -72,5 +77,4 @@ def tell(
         # Whether the file lies in memory decides how long it takes.
         cached=cached_share(model.shards or (model.path,)),
     ).load
-    known = load.tier != "none" and math.isfinite(load.value)
-    on_progress(Progress(stage, model.name, step.change, load.value if known else None))
+    return load.value if load.tier != "none" and math.isfinite(load.value) else None

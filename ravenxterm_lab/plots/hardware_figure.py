@@ -24,7 +24,10 @@ from ravenxterm_lab.plots.theme import (
 from ravenxterm_lab.units import NOT_MEASURED, format_bytes, format_number, format_seconds
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import polars as pl
+    from numpy.typing import NDArray
 
     from ravenxterm_lab.plots.window import Window
 
@@ -177,70 +180,82 @@ def draw(frame: pl.DataFrame, window: Window) -> Figure:
     return figure
 
 
-def _keys(points: pl.DataFrame, band: str) -> list[tuple[str, int | None]]:
-    """Return the columns of a band, and their GPU, in the order in which they are told."""
-    pairs = set(points.select("what", "gpu").iter_rows())
-    order = {name: place for place, name in enumerate((*MACHINE, *GPU))}
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """A line to draw: its key, its axis, its label, its look, its points."""
+
+    key: str
+    axis: str
+    label: str
+    look: dict[str, Any]
+    unit: str
+    x: NDArray[np.float64]
+    y: NDArray[np.float32]
+    points: int
+
+
+def _series(points: pl.DataFrame, axes: dict[str, str]) -> Iterator[_Series]:
+    """Return the lines of each band, in the order in which they are told."""
+    import polars as pl
+
     lines = {**MACHINE, **GPU}
-    own = [pair for pair in pairs if lines[pair[0]].band == band]
-    return sorted(own, key=lambda pair: (-1 if pair[1] is None else pair[1], order[pair[0]]))
+    order = {name: place for place, name in enumerate(lines)}
+    pairs = sorted(
+        set(points.select("what", "gpu").iter_rows()),
+        key=lambda pair: (-1 if pair[1] is None else pair[1], order[pair[0]]),
+    )
+    for band, axis in axes.items():
+        for name, gpu in pairs:
+            if lines[name].band != band:
+                continue
+            own = points.filter((pl.col("what") == name) & pl.col("gpu").eq_missing(gpu))
+            own = own.sort("ts")
+            x, y = with_gaps(milliseconds(own["ts"]), floats(own["value"], lines[name].factor))
+            yield _Series(key_of(name, gpu), axis, *_look(name, gpu), _unit(band), x, y, len(own))
 
 
 def _add_lines(
     figure: Figure, points: pl.DataFrame, axes: dict[str, str], *, thinned: bool
 ) -> None:
-    import polars as pl
-
-    lines = {**MACHINE, **GPU}
     # Up to two GPUs, colour alone tells the lines of a band apart.
     few = points["gpu"].drop_nulls().n_unique() <= 2
-    for band, axis in axes.items():
-        for name, gpu in _keys(points, band):
-            own = points.filter((pl.col("what") == name) & pl.col("gpu").eq_missing(gpu))
-            own = own.sort("ts")
-            x, y = with_gaps(milliseconds(own["ts"]), floats(own["value"], lines[name].factor))
-            label, look = _look(name, gpu)
-            if thinned or (few and len(own) > _MARKED):
-                # A peak could fall between two dashes.
-                look["dash"] = "solid"
-            figure.add_scatter(
-                meta=key_of(name, gpu),
-                x=x,
-                y=y,
-                name=label,
-                legendgroup=label,
-                showlegend=not thinned,
-                opacity=0.45 if thinned else 1.0,
-                yaxis=axis,
-                mode="lines+markers" if len(own) <= _MARKED else "lines",
-                line={**look, "width": 1.0 if thinned else 1.8},
-                marker={"size": 4, "color": look["color"]},
-                hovertemplate=f"%{{y:,.4~g}} {_unit(band)}",
-            )
+    for one in _series(points, axes):
+        look = one.look
+        if thinned or (few and one.points > _MARKED):
+            # A peak could fall between two dashes.
+            look = {**look, "dash": "solid"}
+        figure.add_scatter(
+            meta=one.key,
+            x=one.x,
+            y=one.y,
+            name=one.label,
+            legendgroup=one.label,
+            showlegend=not thinned,
+            opacity=0.45 if thinned else 1.0,
+            yaxis=one.axis,
+            mode="lines+markers" if one.points <= _MARKED else "lines",
+            line={**look, "width": 1.0 if thinned else 1.8},
+            marker={"size": 4, "color": look["color"]},
+            hovertemplate=f"%{{y:,.4~g}} {one.unit}",
+        )
 
 
 def _add_means(figure: Figure, means: pl.DataFrame, axes: dict[str, str]) -> None:
     import polars as pl
 
-    lines = {**MACHINE, **GPU}
     means = means.with_columns(pl.col("what").str.strip_prefix(MEAN))
-    for band, axis in axes.items():
-        for name, gpu in _keys(means, band):
-            own = means.filter((pl.col("what") == name) & pl.col("gpu").eq_missing(gpu))
-            own = own.sort("ts")
-            x, y = with_gaps(milliseconds(own["ts"]), floats(own["value"], lines[name].factor))
-            label, look = _look(name, gpu)
-            figure.add_scatter(
-                meta=MEAN + key_of(name, gpu),
-                x=x,
-                y=y,
-                name=label,
-                legendgroup=label,
-                yaxis=axis,
-                mode="lines",
-                line={**look, "width": 2.5},
-                hovertemplate=f"mean %{{y:,.4~g}} {_unit(band)}",
-            )
+    for one in _series(means, axes):
+        figure.add_scatter(
+            meta=MEAN + one.key,
+            x=one.x,
+            y=one.y,
+            name=one.label,
+            legendgroup=one.label,
+            yaxis=one.axis,
+            mode="lines",
+            line={**one.look, "width": 2.5},
+            hovertemplate=f"mean %{{y:,.4~g}} {one.unit}",
+        )
 
 
 def _unit(band: str) -> str:

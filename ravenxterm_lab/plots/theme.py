@@ -153,8 +153,9 @@ def time_axis(**more: Any) -> dict[str, Any]:
     **more
         Further properties of the axis.
     """
-    # Ticks of times are long: few of them read better than slanted ones.
-    ticks = {"nticks": 5}
+    # Ticks of times are long: few of them read better than slanted ones, into which plotly would
+    # turn them where the date below the first is wider than a step.
+    ticks = {"nticks": 5, "tickangle": 0}
     title = {"text": "time (UTC)"}
     return {"title": title, "type": "date", "automargin": True, **ticks, **AXIS, **more}
 

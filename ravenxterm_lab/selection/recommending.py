@@ -129,8 +129,13 @@ def _quality(decision: Decision, index: int) -> Part:
         weight * _share(mean),
         weight,
         cell.quality_n,
-        f"measured, n = {cell.quality_n:,.0f}" if cell.quality_n > 0 else prior,
+        _measured(cell.quality_n) if cell.quality_n > 0 else prior,
     )
+
+
+def _measured(n: float) -> str:
+    # Runs of long ago count for less than one, and not for none.
+    return f"measured, n = {n:,.0f}" if n >= 1 else "measured, n < 1"
 
 
 def _share(value: float) -> float:
@@ -147,7 +152,7 @@ def _latency(decision: Decision, index: int) -> Part:
         _Z90 * float(decision.ln_speed.deviation[index]),
         _Z90 * float(decision.ln_work.deviation[index]),
     )
-    source = f"measured, n = {cell.speed_n:,.0f}" if cell.speed_n > 0 else arm.speed_source
+    source = _measured(cell.speed_n) if cell.speed_n > 0 else arm.speed_source
     if cell.speed_n <= 0:
         source = f"estimate: {source}"
     if cell.work_n <= 0:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from ravenxterm_lab.exceptions import RavenXTermError
-from ravenxterm_lab.units import format_bytes
+from ravenxterm_lab.units import format_bytes, format_number
 from ravenxterm_lab.widgets.answers import counters, described, loaded
 from ravenxterm_lab.widgets.look import escape, status
 from ravenxterm_lab.widgets.panel import Panel
@@ -283,7 +283,7 @@ class RunPanel(Panel):
             text = job()
         except _StoppedError:
             count = len(self._pieces)
-            when = f"after {count} pieces" if count else "before the first token"
+            when = f"after {format_number(count, 'piece')}" if count else "before the first token"
             self._end(f"Stopped by you {when}; the run is kept, and not held against the model.")
         except RavenXTermError as error:
             self._end(str(error), error=True)

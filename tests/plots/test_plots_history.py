@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -275,18 +276,24 @@ def test_whole_days_are_told_without_a_time(year: ModelManager) -> None:
     assert "from 2025-01-01 to 2026-01-01," in history(year, **YEAR).summary
 
 
-def test_a_median_is_not_drawn_where_nothing_was_run() -> None:
-    """Between two spells of executions with a month between them the line of the median breaks."""
-    days = [*range(1, 9), *range(40, 48)]
-    times = [datetime(2026, 1, 1) + timedelta(days=day) for day in days]  # noqa: DTZ001 - UTC
+def drawn_line(hours: list[float], what: str) -> Any:
+    """Return the line of a made-up series with a value at each hour of a window of thinned ones."""
+    times = [datetime(2026, 1, 1) + timedelta(hours=hour) for hour in hours]  # noqa: DTZ001 - UTC
     rows = [
-        {"series": "m", "what": "p50", "ts": ts, "value": 1.0 + day, "runs": 100, "text": None}
-        for ts, day in zip(times, days, strict=True)
+        {"series": "m", "what": what, "ts": ts, "value": 1.0 + hour, "runs": 100, "text": None}
+        for ts, hour in zip(times, hours, strict=True)
     ]
     window = Window(times[0], times[-1], "last 60 days")
-    runs = {"run": 1600, "failed": 0, "stopped": 0}
+    runs = {"run": 100 * len(hours), "failed": 0, "stopped": 0}
     figure = draw(pl.DataFrame(rows), METRICS["latency"], window, runs, thinned=True)
-    (line,) = (trace for trace in figure.data if trace.meta == "m p50")
+    meta = "m points" if what == "run" else f"m {what}"
+    (line,) = (trace for trace in figure.data if trace.meta == meta)
+    return line
+
+
+def test_a_median_is_not_drawn_where_nothing_was_run() -> None:
+    """Between two spells of executions with a month between them the line of the median breaks."""
+    line = drawn_line([24.0 * day for day in [*range(1, 9), *range(40, 48)]], "p50")
     assert np.flatnonzero(np.isnan(line.y)).tolist() == [8]
     assert list(line.customdata) == [100] * 8 + [0] + [100] * 8
 
@@ -299,16 +306,7 @@ def test_an_envelope_breaks_where_nothing_was_run() -> None:
         for hour in [*range(200), *range(1000, 1200)]
         for part in sorted([0.0, *rng.uniform(0, 0.98, 2), 0.98])
     ]
-    times = [datetime(2026, 1, 1) + timedelta(hours=hour) for hour in hours]  # noqa: DTZ001 - UTC
-    rows = [
-        {"series": "m", "what": "run", "ts": ts, "value": 1.0 + hour, "runs": 9, "text": None}
-        for ts, hour in zip(times, hours, strict=True)
-    ]
-    window = Window(times[0], times[-1], "last 60 days")
-    runs = {"run": 3600, "failed": 0, "stopped": 0}
-    figure = draw(pl.DataFrame(rows), METRICS["latency"], window, runs, thinned=True)
-    (line,) = (trace for trace in figure.data if trace.meta == "m points")
-    assert np.flatnonzero(np.isnan(line.y)).tolist() == [800]
+    assert np.flatnonzero(np.isnan(drawn_line(hours, "run").y)).tolist() == [800]
 
 
 def test_success_of_many_is_told_apart(year: ModelManager, busy: ModelManager) -> None:

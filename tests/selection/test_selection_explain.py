@@ -134,6 +134,12 @@ def test_each_part_says_how_much_was_measured(rank: Any) -> None:
     assert "prior only" in rank(TWO)._repr_mimebundle_()["text/html"]
 
 
+def test_runs_of_long_ago_are_not_said_to_be_none(rank: Any) -> None:
+    """A speed that has faded to less than one run was measured all the same."""
+    item = next(iter(rank({"good": replace(seen(20, 0.9), speed_n=0.3)})))
+    assert item.part("latency").source == "measured, n < 1"
+
+
 def test_what_was_only_judged_elsewhere_is_said_so(rank: Any) -> None:
     """Quality from another machine counts, and the evidence does not claim a run here."""
     cells = {"far": CellEvidence(quality_n=4, quality_mean=0.9)}
